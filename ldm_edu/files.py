@@ -1,0 +1,85 @@
+"""Writing a file so that a reader sees the old one or the new one, and never half of either."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+class SaveError(OSError):
+    """A file could not be written. What stood at its path before, if anything, is untouched."""
+
+
+def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
+    """Call ``write`` on a path beside ``path``, then rename the result into place.
+
+    The folder is made if need be. The bytes are on the disk before the rename, so a crash at any moment leaves either
+    the old file or the whole new one.
+
+    Parameters
+    ----------
+    path
+        where the file is to end up.
+    write
+        writes the file at the path that it is given, which has the same suffix as ``path``.
+
+    Raises
+    ------
+    SaveError
+        if the file system refuses (full, read-only, no such place), with the remedy. An error of ``write`` that is
+        not an `OSError` passes through unchanged. In both cases nothing new is left on the disk.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")  # same folder: rename cannot cross disks
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(beside)
+        _flush(beside)
+        os.replace(beside, path)
+    except OSError as error:
+        raise SaveError(error.errno, f"{path} was not saved: {_remedy(error, path)}") from error
+    finally:
+        _remove(beside)
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """`atomic_write` for bytes already in memory."""
+    atomic_write(path, lambda beside: _write_bytes(beside, data))
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """`atomic_write` for text, as UTF-8 with Unix line ends on every system."""
+    atomic_write_bytes(path, text.encode())
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb+") as file:  # a full disk can show up only here
+        os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:  # the folder itself is unreachable, so the file was never there
+        pass
+
+
+def _remedy(error: OSError, path: Path) -> str:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "the disk is full. Free some space, or choose a folder on another disk."
+        case errno.EROFS:
+            return "its file system is read-only. Choose a folder that you can write to."
+        case errno.EACCES | errno.EPERM:
+            return f"writing in {path.parent} is not permitted. Change the folder's permissions, or choose another."
+        case errno.ENOTDIR | errno.EEXIST:
+            return f"{path.parent} is not a folder. Move the file that is in the way, or choose another folder."
+        case errno.EISDIR:
+            return "a folder of that name is in the way. Move it, or choose another name."
+        case _:
+            return f"{error.strerror or error}. Check the path and the disk, then try again."

@@ -1,0 +1,132 @@
+"""Atomic writes: the old file or the new one, whatever goes wrong."""
+
+import errno
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ldm_edu import files
+from ldm_edu.files import SaveError, atomic_write, atomic_write_bytes, atomic_write_text
+
+
+def test_writes_a_new_file_and_makes_its_folder(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "er" / "file.txt"
+    atomic_write_text(target, "one\ntwo é")
+    assert target.read_bytes() == "one\ntwo é".encode()
+    assert os.listdir(target.parent) == ["file.txt"]
+
+
+def test_replaces_an_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "file.bin"
+    target.write_bytes(b"old and long")
+    atomic_write_bytes(target, b"new")
+    assert target.read_bytes() == b"new"
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "file.bin"
+    target.write_bytes(b"old")
+
+    def write(beside: Path) -> None:
+        beside.write_bytes(b"half")
+        assert target.read_bytes() == b"old"
+        assert (beside.parent, beside.suffix) == (target.parent, ".bin")
+        beside.write_bytes(b"whole")
+
+    atomic_write(target, write)
+    assert target.read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize("code, word", [(errno.ENOSPC, "full"), (errno.EROFS, "read-only"), (errno.EIO, "Check")])
+def test_an_error_of_the_disk_leaves_the_old_file(tmp_path: Path, code: int, word: str) -> None:
+    target = tmp_path / "file.bin"
+    target.write_bytes(b"old")
+
+    def write(beside: Path) -> None:
+        beside.write_bytes(b"half")
+        raise OSError(code, os.strerror(code))
+
+    with pytest.raises(SaveError, match=word) as caught:
+        atomic_write(target, write)
+    assert caught.value.errno == code and str(target) in str(caught.value)
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file.bin"]
+
+
+def test_a_disk_that_is_found_full_only_when_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(SaveError, match="full"):
+        atomic_write_bytes(tmp_path / "file.bin", b"new")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt()])
+def test_other_errors_pass_through_and_leave_nothing(tmp_path: Path, error: BaseException) -> None:
+    def write(beside: Path) -> None:
+        beside.write_bytes(b"half")
+        raise error
+
+    with pytest.raises(type(error)):
+        atomic_write(tmp_path / "file.bin", write)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SaveError, match="not a folder"):
+        atomic_write_text(tmp_path / "file" / "inner.txt", "text")
+
+
+def test_a_folder_where_the_file_should_be(tmp_path: Path) -> None:
+    (tmp_path / "name").mkdir()
+    with pytest.raises(SaveError, match="folder of that name"):
+        atomic_write_text(tmp_path / "name", "text")
+    assert os.listdir(tmp_path) == ["name"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(SaveError, match="not permitted"):
+            atomic_write_text(tmp_path / "file.txt", "text")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):  # type: ignore[no-untyped-def]
+    """A real file system of 64 KiB that can be filled and remounted read-only, where we may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if shutil.which("mount") is None:
+        pytest.skip("no mount command")
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
+    if made.returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_really_full_disk(small_disk: Path) -> None:
+    target = small_disk / "file.bin"
+    atomic_write_bytes(target, b"old")
+    with pytest.raises(SaveError, match="full"):
+        atomic_write_bytes(target, bytes(200_000))
+    assert target.read_bytes() == b"old"
+    assert os.listdir(small_disk) == ["file.bin"]
+
+
+def test_a_really_read_only_disk(small_disk: Path) -> None:
+    target = small_disk / "file.bin"
+    atomic_write_bytes(target, b"old")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(SaveError, match="read-only"):
+        atomic_write_bytes(target, b"new")
+    assert target.read_bytes() == b"old"
