@@ -1,0 +1,213 @@
+"""What every model is made of, as frozen dataclasses, and the presets that name a whole system.
+
+This module imports no torch: a preset can be read, compared and printed before anything heavy is loaded. A preset is
+the only difference between a toy on a laptop and Stable Diffusion 1.5 on a GPU; the classes are the same.
+"""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Prediction = Literal["eps", "x0", "v", "flow"]
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The noise predictor: a U-Net of residual blocks and spatial transformers (Rombach et al. 2022, section 3.3).
+
+    Level ``i`` of ``mults`` has ``channels * mults[i]`` channels, ``blocks`` residual blocks on the way down and
+    ``blocks + 1`` on the way up, and is half as wide as level ``i - 1``. ``depth[i]`` is the number of transformer
+    layers after each residual block of that level (0: none). Exactly one of ``heads`` and ``head_dim`` is given.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 4
+    channels: int = 320
+    mults: tuple[int, ...] = (1, 2, 4, 4)
+    blocks: int = 2
+    depth: tuple[int, ...] = (1, 1, 1, 0)
+    mid_depth: int = 1
+    context_dim: int | None = 768  # width of the text states; None: no cross-attention
+    heads: int | None = 8
+    head_dim: int | None = None
+    linear_proj: bool = False  # the transformer's in and out projections: linear (SD 2) or 1x1 convolution (SD 1)
+    vector_dim: int | None = None  # width of a per-picture vector added to the time embedding; None: none
+    groups: int = 32
+
+    def __post_init__(self) -> None:
+        if (self.heads is None) == (self.head_dim is None):
+            raise ValueError(
+                f"give exactly one of heads and head_dim, not heads={self.heads} and head_dim={self.head_dim}"
+            )
+        if len(self.depth) != len(self.mults):
+            raise ValueError(f"depth={self.depth} and mults={self.mults} must name the same number of levels")
+        _divides("groups", self.groups, [self.channels * m for m in self.mults])
+
+    @property
+    def factor(self) -> int:
+        """Sides of the input must be a multiple of this: the lowest level is this many times smaller."""
+        return int(2 ** (len(self.mults) - 1))
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The picture compressor, KL-regularised (Rombach et al. 2022, section 3.1 and appendix G).
+
+    ``scale`` and ``shift`` turn its latents into ones of about unit variance: ``latents = (z - shift) * scale``.
+    """
+
+    in_channels: int = 3
+    latent_channels: int = 4
+    channels: int = 128
+    mults: tuple[int, ...] = (1, 2, 4, 4)
+    blocks: int = 2
+    groups: int = 32
+    scale: float = 0.18215
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        _divides("groups", self.groups, [self.channels * m for m in self.mults])
+
+    @property
+    def factor(self) -> int:
+        """How many picture pixels one latent pixel is wide."""
+        return int(2 ** (len(self.mults) - 1))
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """CLIP's causal text transformer (Radford et al. 2021, section 2.4)."""
+
+    vocab: int = 49408  # 512 bytes + merges + 2; a smaller one keeps the first merges only
+    length: int = 77
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """CLIP's picture tower, a Vision Transformer (Dosovitskiy et al. 2021)."""
+
+    size: int = 224
+    patch: int = 14
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The forward process. ``kind`` is the reference library's name for it."""
+
+    kind: Literal["linear", "scaled_linear", "cosine", "flow"] = "scaled_linear"
+    steps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    shift: float = 1.0  # rectified flow only: Esser et al. 2024, equation 23
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A whole system. A part that is None is absent: no ``autoencoder`` diffuses pixels, no ``text`` has no prompts."""
+
+    name: str
+    size: int  # side of the pictures it was made for, in pixels
+    unet: UNetConfig
+    autoencoder: AutoencoderConfig | None
+    text: TextConfig | None
+    vision: VisionConfig | None = None  # CLIP's other tower, where it is trained here
+    embed_dim: int | None = None  # width of CLIP's joint space
+    classes: int | None = None  # class-conditional: a table of this many vectors of width unet.vector_dim
+    schedule: ScheduleConfig = ScheduleConfig()
+    prediction: Prediction = "eps"
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON-ready values; `from_dict` reads it back."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(kind: type, values: dict[str, Any]) -> Any:
+    """Rebuild a config of class ``kind`` from `to_dict`'s values.
+
+    Raises
+    ------
+    ValueError
+        if a field is unknown or missing, naming it.
+    """
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ValueError(f"{kind.__name__} has no field {', '.join(unknown)}; was this written by a newer ldm-edu?")
+    missing = [
+        n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{kind.__name__} lacks the field {', '.join(missing)}")
+    return kind(**{name: _read(hints[name], value) for name, value in values.items()})
+
+
+def _read(hint: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if dataclasses.is_dataclass(option):
+            return from_dict(typing.cast(type, option), value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _divides(name: str, divisor: int, widths: list[int]) -> None:
+    bad = [w for w in widths if w % divisor]
+    if bad:
+        raise ValueError(f"{name}={divisor} does not divide the level widths {bad}; choose widths that are multiples")
+
+
+SD15 = Preset(
+    name="sd15",
+    size=512,
+    unet=UNetConfig(),
+    autoencoder=AutoencoderConfig(),
+    text=TextConfig(),
+)
+
+TOY = Preset(  # for tests and for reading: trains in seconds
+    name="toy",
+    size=16,
+    unet=UNetConfig(channels=32, mults=(1, 2), blocks=1, depth=(0, 1), context_dim=32, heads=2, groups=8),
+    autoencoder=AutoencoderConfig(channels=16, mults=(1, 2), blocks=1, groups=8, scale=1.0),
+    text=TextConfig(vocab=1024, length=16, width=32, layers=1, heads=2),
+    vision=VisionConfig(size=16, patch=4, width=32, layers=1, heads=2),
+    embed_dim=32,
+    prediction="v",
+)
+
+EMOJI = Preset(
+    name="emoji",
+    size=64,
+    unet=UNetConfig(
+        in_channels=4, out_channels=4, channels=64, mults=(1, 2, 4), blocks=2, depth=(0, 1, 1), context_dim=192, heads=4
+    ),
+    autoencoder=AutoencoderConfig(channels=32, mults=(1, 2, 4), blocks=1, scale=1.0),
+    text=TextConfig(vocab=8192, length=32, width=192, layers=3, heads=3),
+    vision=VisionConfig(size=64, patch=8, width=192, layers=4, heads=3),
+    embed_dim=192,
+    prediction="v",
+)
+
+SHAPES = Preset(
+    name="shapes",
+    size=32,
+    unet=UNetConfig(channels=64, mults=(1, 2), blocks=2, depth=(1, 1), context_dim=128, heads=4),
+    autoencoder=AutoencoderConfig(channels=32, mults=(1, 2, 2), blocks=1, scale=1.0),
+    text=TextConfig(vocab=1024, length=32, width=128, layers=2, heads=4),
+    prediction="v",
+)
+
+PRESETS = {preset.name: preset for preset in (TOY, EMOJI, SHAPES, SD15)}

@@ -1,0 +1,1 @@
+"""The networks: each takes its config and nothing else."""

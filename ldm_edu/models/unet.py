@@ -1,0 +1,198 @@
+"""The noise predictor: the U-Net of latent diffusion, from a toy of a million parameters to Stable Diffusion's 860.
+
+Read it top to bottom as a table: ``conv_in``, levels ``down``, a middle, levels ``up`` that take the maps of the way
+down beside their own, ``conv_out``. What does not change from step to step, the keys and values of the text and the
+time embeddings of a known list of steps, can be computed once (`UNet.context_states`, `UNet.time_states`).
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm_edu.config import UNetConfig
+from ldm_edu.nn.attention import KeyValue, SpatialTransformer
+from ldm_edu.nn.embeddings import EmbeddingMLP, timestep_embedding
+from ldm_edu.nn.resample import Downsample, Upsample
+from ldm_edu.nn.resnet import ResBlock
+
+TimeStates = list[Tensor]  # one shift (B, C) for each residual block, in the order of the forward pass
+ContextStates = list[KeyValue]  # one pair for each transformer layer, in the order of the forward pass
+
+
+class Stage(nn.Module):
+    """A residual block and, where ``depth`` is not 0, a spatial transformer."""
+
+    def __init__(self, config: UNetConfig, channels_in: int, channels_out: int, depth: int) -> None:
+        super().__init__()
+        self.res = ResBlock(
+            channels_in, channels_out, groups=config.groups, eps=1e-5, time_width=4 * config.channels
+        )
+        self.transformer = _transformer(config, channels_out, depth) if depth else None
+
+    def forward(self, x: Tensor, shifts: Iterator[Tensor], contexts: Iterator[KeyValue] | None) -> Tensor:
+        """(B, channels_in, H, W) -> (B, channels_out, H, W)."""
+        return _transform(self.transformer, self.res(x, next(shifts)), contexts)
+
+
+class UNet(nn.Module):
+    """Predicts the noise in a noisy picture or latent, given the time step and a condition.
+
+    (Ho et al. 2020, appendix B; Rombach et al. 2022, section 3.3.) Built from `UNetConfig`; with the preset ``sd15``
+    it is the one of Stable Diffusion 1.5: 859,520,964 parameters.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        time_width = 4 * config.channels
+        widths = [config.channels * m for m in config.mults]
+
+        self.time_mlp = EmbeddingMLP(config.channels, time_width)
+        self.vector_mlp = EmbeddingMLP(config.vector_dim, time_width) if config.vector_dim else None
+        self.conv_in = nn.Conv2d(config.in_channels, config.channels, 3, padding=1)
+
+        skips = [config.channels]  # widths of the maps that the way up will take from the way down
+        self.down = nn.ModuleList()
+        for i, (width, depth) in enumerate(zip(widths, config.depth, strict=True)):
+            ins = [widths[i - 1] if i else config.channels] + [width] * (config.blocks - 1)
+            last = i == len(widths) - 1
+            self.down.append(
+                nn.ModuleDict(
+                    {
+                        "stages": nn.ModuleList(Stage(config, c, width, depth) for c in ins),
+                        "resample": nn.Identity() if last else Downsample(width),
+                    }
+                )
+            )
+            skips += [width] * (config.blocks + (0 if last else 1))
+
+        self.mid = nn.ModuleList(
+            [Stage(config, widths[-1], widths[-1], config.mid_depth), Stage(config, widths[-1], widths[-1], 0)]
+        )
+
+        self.up = nn.ModuleList()
+        current = widths[-1]
+        for i, (width, depth) in reversed(list(enumerate(zip(widths, config.depth, strict=True)))):
+            ins = [c + skips.pop() for c in [current] + [width] * config.blocks]
+            self.up.append(
+                nn.ModuleDict(
+                    {
+                        "stages": nn.ModuleList(Stage(config, c, width, depth) for c in ins),
+                        "resample": Upsample(width) if i else nn.Identity(),
+                    }
+                )
+            )
+            current = width
+
+        self.norm_out = nn.GroupNorm(config.groups, config.channels, eps=1e-5)
+        self.conv_out = nn.Conv2d(config.channels, config.out_channels, 3, padding=1)
+
+    def stages(self) -> Iterator[Stage]:
+        """Every stage, in the order of the forward pass."""
+        for level in self.down:
+            yield from level["stages"]  # type: ignore[index,misc]
+        yield from self.mid  # type: ignore[misc]
+        for level in self.up:
+            yield from level["stages"]  # type: ignore[index,misc]
+
+    def time_states(self, t: Tensor, vector: Tensor | None = None) -> TimeStates:
+        """The shift of every residual block for the time steps ``t`` (B,) and a ``vector`` (B, vector_dim)."""
+        embedding = self.time_mlp(timestep_embedding(t, self.config.channels).to(self.conv_in.weight.dtype))
+        if self.vector_mlp is not None:
+            if vector is None:
+                raise ValueError("this U-Net was built with vector_dim: pass a vector (B, vector_dim), zeros for blank")
+            embedding = embedding + self.vector_mlp(vector.to(embedding.dtype))
+        return [stage.res.shift(embedding) for stage in self.stages()]
+
+    def context_states(self, context: Tensor) -> ContextStates:
+        """Keys and values of the context (B, L, context_dim) for every cross-attention."""
+        layers = [
+            layer for stage in self.stages() if stage.transformer is not None for layer in stage.transformer.layers
+        ]
+        return [layer.cross_attention.keys_values(context) for layer in layers]  # type: ignore[operator,union-attr]
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor | None = None,
+        context: Tensor | None = None,
+        vector: Tensor | None = None,
+        *,
+        times: TimeStates | None = None,
+        contexts: ContextStates | None = None,
+    ) -> Tensor:
+        """The prediction for a noisy ``x``.
+
+        Parameters
+        ----------
+        x : (B, in_channels, H, W); H and W multiples of ``config.factor``.
+        t : (B,) or 0-d time steps, 0 to 999, fractional ones too.
+        context : (B, L, context_dim), the text states.
+        vector : (B, vector_dim), added to the time embedding.
+        times, contexts : the results of `time_states` and `context_states`, instead of ``t``, ``vector`` and
+            ``context``; their batch may be 1.
+
+        Returns
+        -------
+        (B, out_channels, H, W), what the model was trained to predict: eps, x0, v or flow.
+
+        Raises
+        ------
+        ValueError
+            if a size does not fit, or a condition that the network was built for is missing.
+        """
+        self._check(x, context, contexts)
+        if times is None:
+            assert t is not None, "pass the time steps t, or times computed by time_states"
+            times = self.time_states(t.expand(x.shape[0]) if t.ndim == 0 else t, vector)
+        if contexts is None and context is not None:
+            contexts = self.context_states(context)
+        shift, keys = iter(times), iter(contexts) if contexts else None
+
+        h = self.conv_in(x)
+        skips = [h]
+        for level in self.down:
+            for stage in level["stages"]:  # type: ignore[index,union-attr]
+                h = stage(h, shift, keys)
+                skips.append(h)
+            if isinstance(level["resample"], Downsample):  # type: ignore[index]
+                h = level["resample"](h)  # type: ignore[index]
+                skips.append(h)
+        for stage in self.mid:
+            h = stage(h, shift, keys)
+        for level in self.up:
+            for stage in level["stages"]:  # type: ignore[index,union-attr]
+                h = stage(torch.cat([h, skips.pop()], dim=1), shift, keys)
+            h = level["resample"](h)  # type: ignore[index]
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+    def _check(self, x: Tensor, context: Tensor | None, contexts: ContextStates | None) -> None:
+        config, factor = self.config, self.config.factor
+        if x.ndim != 4 or x.shape[1] != config.in_channels:
+            raise ValueError(f"expected x of shape (B, {config.in_channels}, H, W), not {tuple(x.shape)}")
+        if x.shape[2] % factor or x.shape[3] % factor:
+            raise ValueError(f"the sides of x must be multiples of {factor}, not {x.shape[2]} x {x.shape[3]}")
+        if config.context_dim and context is None and contexts is None:
+            raise ValueError(f"this U-Net reads a context (B, L, {config.context_dim}); pass one, a blank prompt's if none")
+
+
+def _transformer(config: UNetConfig, channels: int, depth: int) -> SpatialTransformer:
+    heads = config.heads or channels // (config.head_dim or 1)
+    return SpatialTransformer(
+        channels,
+        heads,
+        channels // heads,
+        depth,
+        context_dim=config.context_dim,
+        linear_proj=config.linear_proj,
+        groups=config.groups,
+    )
+
+
+def _transform(transformer: SpatialTransformer | None, x: Tensor, contexts: Iterator[KeyValue] | None) -> Tensor:
+    if transformer is None:
+        return x
+    pairs = [next(contexts) for _ in transformer.layers] if contexts is not None else None
+    return transformer(x, pairs)

@@ -1,0 +1,1 @@
+"""Blocks that every network here is built of."""
