@@ -1,0 +1,201 @@
+"""CLIP: a text transformer and a picture transformer that agree on what goes together (Radford et al. 2021).
+
+Stable Diffusion reads its prompts with the text tower alone: the states of all tokens, after the last LayerNorm, are
+the context that the U-Net attends to. The picture tower and the two projections make the whole of CLIP, which scores
+how well a picture fits a text.
+
+>>> import torch
+>>> from ldm_edu.config import TOY
+>>> encoder = TextEncoder(TOY.text)
+>>> states = encoder(torch.tensor([[1022, 5, 1023, 1023]]))     # start, one token, end, padding
+>>> tuple(states.last.shape), tuple(states.pooled.shape)
+((1, 4, 32), (1, 32))
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ldm_edu.config import TextConfig, VisionConfig
+
+MAX_LOGIT_SCALE = math.log(100.0)  # section 2.5: the temperature may not scale the logits by more than 100
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """What the text transformer says of each token, and of the text as a whole."""
+
+    last: Tensor  # (B, L, D) after the final LayerNorm
+    pooled: Tensor  # (B, D) its row at the first end token, which has seen the whole text
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of a sequence to itself (Vaswani et al. 2017, equation 1), all four maps with a bias."""
+
+    def __init__(self, width: int, heads: int, *, causal: bool) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"heads={heads} does not divide width={width}; choose a width that is a multiple of it")
+        self.heads, self.causal = heads, causal
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, D) to (B, L, D). A causal one lets token i see tokens 0 to i only."""
+        q, k, v = (
+            rearrange(part(x), "b l (h d) -> b h l d", h=self.heads) for part in (self.query, self.key, self.value)
+        )
+        x = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)  # (B, h, L, d)
+        return self.out(rearrange(x, "b h l d -> b l (h d)"))
+
+
+class MLP(nn.Module):
+    """Two linear maps, four times as wide in between. CLIP was trained with quick GELU, x * sigmoid(1.702 x)."""
+
+    def __init__(self, width: int, activation: Literal["quick_gelu", "gelu"]) -> None:
+        super().__init__()
+        self.quick = activation == "quick_gelu"
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, D) to (B, L, D)."""
+        x = self.up(x)  # (B, L, 4 D)
+        x = x * torch.sigmoid(1.702 * x) if self.quick else F.gelu(x)
+        return self.down(x)
+
+
+class Layer(nn.Module):
+    """A pre-norm transformer layer: normalise, attend, add; normalise, think, add.
+
+    ``depth`` is the number of layers of the whole: the maps that write into the residual stream start smaller by
+    sqrt(2 depth), so that its variance does not grow with depth (Radford et al. 2019, section 2.3).
+    """
+
+    def __init__(self, config: TextConfig | VisionConfig, depth: int, *, causal: bool) -> None:
+        super().__init__()
+        width = config.width
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = SelfAttention(width, config.heads, causal=causal)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = MLP(width, config.activation)
+        for reads in (self.attention.query, self.attention.key, self.attention.value):
+            nn.init.normal_(reads.weight, std=width**-0.5)
+            nn.init.zeros_(reads.bias)
+        nn.init.normal_(self.mlp.up.weight, std=(2 * width) ** -0.5)
+        nn.init.zeros_(self.mlp.up.bias)
+        for writes in (self.attention.out, self.mlp.down):
+            nn.init.normal_(writes.weight, std=(2 * depth * width) ** -0.5)
+            nn.init.zeros_(writes.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, D) to (B, L, D)."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class TextEncoder(nn.Module):
+    """CLIP's text tower (section 2.4): tokens in, one state a token out.
+
+    The attention is causal, so a token's state depends on the tokens before it and itself; the end token is the
+    vocabulary's last.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token = nn.Embedding(config.vocab, config.width)
+        self.position = nn.Parameter(torch.empty(config.length, config.width))
+        self.layers = nn.ModuleList(Layer(config, config.layers, causal=True) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        nn.init.normal_(self.token.weight, std=0.02)
+        nn.init.normal_(self.position, std=0.01)
+
+    def forward(self, tokens: Tensor) -> TextStates:
+        """Encode tokens (B, L), integers, L at most ``config.length``; every row holds an end token.
+
+        Raises
+        ------
+        ValueError
+            if there are more tokens than positions.
+        """
+        length = tokens.shape[1]
+        if length > self.config.length:
+            raise ValueError(f"{length} tokens are more than the {self.config.length} positions of this text encoder")
+        x = self.token(tokens) + self.position[:length]  # (B, L, D)
+        for layer in self.layers:
+            x = layer(x)
+        last = self.norm(x)
+        end = (tokens == self.config.vocab - 1).int().argmax(dim=1)  # (B,) the first one: the rest is padding
+        return TextStates(last, last[torch.arange(len(last), device=last.device), end])
+
+
+class VisionEncoder(nn.Module):
+    """CLIP's picture tower: a Vision Transformer (Dosovitskiy et al. 2021, equations 1 to 4) with one more LayerNorm.
+
+    A picture becomes a sequence of patches with a learned class token in front, whose last state stands for the whole.
+    """
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        if config.size % config.patch:
+            raise ValueError(f"patch={config.patch} does not divide size={config.size}; choose a divisor")
+        self.config = config
+        patches = (config.size // config.patch) ** 2
+        self.patch = nn.Conv2d(3, config.width, kernel_size=config.patch, stride=config.patch, bias=False)
+        self.cls = nn.Parameter(torch.empty(config.width))
+        self.position = nn.Parameter(torch.empty(1 + patches, config.width))
+        self.norm_in = nn.LayerNorm(config.width)
+        self.layers = nn.ModuleList(Layer(config, config.layers, causal=False) for _ in range(config.layers))
+        self.norm_out = nn.LayerNorm(config.width)
+        nn.init.normal_(self.cls, std=config.width**-0.5)
+        nn.init.normal_(self.position, std=config.width**-0.5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W), normalised as in training, H = W = ``config.size``, to one state each (B, D).
+
+        Raises
+        ------
+        ValueError
+            if the pictures have another size.
+        """
+        size = self.config.size
+        if images.shape[1:] != (3, size, size):
+            raise ValueError(f"pictures of shape {tuple(images.shape)}: this encoder takes (B, 3, {size}, {size})")
+        x = rearrange(self.patch(images), "b d h w -> b (h w) d")
+        x = torch.cat([self.cls.to(x.dtype).expand(len(x), 1, -1), x], dim=1) + self.position  # (B, 1 + h w, D)
+        x = self.norm_in(x)
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm_out(x[:, 0])
+
+
+class CLIP(nn.Module):
+    """Both towers with a linear map each into one space, where a text and its picture point the same way (figure 3)."""
+
+    def __init__(self, text: TextConfig, vision: VisionConfig, embed_dim: int) -> None:
+        super().__init__()
+        self.text = TextEncoder(text)
+        self.vision = VisionEncoder(vision)
+        self.text_proj = nn.Linear(text.width, embed_dim, bias=False)
+        self.vision_proj = nn.Linear(vision.width, embed_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # the log of 1 / temperature
+        nn.init.normal_(self.text_proj.weight, std=text.width**-0.5)
+        nn.init.normal_(self.vision_proj.weight, std=vision.width**-0.5)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, L) to unit vectors (B, E)."""
+        return F.normalize(self.text_proj(self.text(tokens).pooled), dim=-1)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W), normalised as in training, to unit vectors (B, E)."""
+        return F.normalize(self.vision_proj(self.vision(images)), dim=-1)
+
+    def forward(self, tokens: Tensor, images: Tensor) -> Tensor:
+        """Logits (texts, pictures): cosine over temperature. A softmax along either side says which goes with which."""
+        scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+        return scale * self.encode_text(tokens) @ self.encode_image(images).T
