@@ -1,0 +1,95 @@
+# `make lab` and `make test` need nothing but python3 (3.11 or newer): they set up $(VENV) first, once.
+#
+# PyTorch: PyPI's wheel for Linux is a CUDA build of gigabytes. On Linux without an NVIDIA GPU the CPU build of the same
+# release is taken instead: from a wheel that pip is configured to find, or from PyTorch's own index where that can be
+# reached. `make lab TORCH_INDEX=URL` names another index; `TORCH_INDEX=` (empty) takes what pip finds by itself.
+
+SHELL  := /bin/bash
+PYTHON ?= python3
+VENV   ?= .venv
+HOME_  := $(abspath $(VENV))
+PY     := $(HOME_)/bin/python
+READY  := $(HOME_)/.ready
+TORCH_INDEX ?= auto
+CPU_INDEX   := https://download.pytorch.org/whl/cpu
+
+# Nothing is fetched from a model hub, and no configuration of the user's is read or written.
+export HF_HUB_OFFLINE := 1
+export TRANSFORMERS_OFFLINE := 1
+export HF_DATASETS_OFFLINE := 1
+export JUPYTER_CONFIG_DIR := $(HOME_)/jupyter/config
+export JUPYTER_DATA_DIR := $(HOME_)/jupyter/data
+export JUPYTER_RUNTIME_DIR := $(HOME_)/jupyter/runtime
+export IPYTHONDIR := $(HOME_)/jupyter/ipython
+export MPLCONFIGDIR := $(HOME_)/matplotlib
+# glibc returns a freed block over these sizes to the system, and the next tensor pays for fresh pages again.
+export MALLOC_MMAP_THRESHOLD_ := 1073741824
+export MALLOC_TRIM_THRESHOLD_ := 1073741824
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test test-fast lint format data lessons bench lock clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+lab: $(READY) ## open JupyterLab on lesson 00
+	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir='$(CURDIR)' \
+	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
+	  --LabApp.news_url= --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(LAB_ARGS)
+
+test: lint ## run every test: units, parity, command line, lessons, wheel, browser
+	$(PY) -m pytest --durations=15 $(PYTEST_ARGS)
+
+test-fast: $(READY) ## run the unit and parity tests that take seconds
+	$(PY) -m pytest -m "not slow" --durations=5 $(PYTEST_ARGS)
+
+lint: $(READY) ## check the format, the style and the types
+	@echo "== format, style and types"
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+format: $(READY) ## format the code
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+data: $(READY) ## rebuild data/ from the named packages (needs npm and a network)
+	$(PY) -m ldm_edu.datasets.build
+
+lessons: $(READY) ## execute notebooks/text/*.py into notebooks/*.ipynb (one of them: LESSON=00_start_here)
+	@set -e; for text in notebooks/text/$(or $(LESSON),*).py; do \
+	  lesson=$$(basename $$text .py); echo "== $$lesson"; \
+	  $(PY) -m jupytext --quiet --to ipynb --execute --output notebooks/$$lesson.ipynb $$text; \
+	done
+
+bench: $(READY) ## time a training step and text to picture on this machine
+	$(PY) -m ldm_edu bench train-step
+	$(PY) -m ldm_edu bench generate
+
+lock: $(READY) ## write constraints.txt anew from what is installed
+	@{ sed -n '/^#/p' constraints.txt; $(PY) -m pip freeze --exclude ldm-edu | sed 's/^\(torch==[0-9.]*\).*/\1/'; } \
+	  > constraints.new && mv constraints.new constraints.txt
+
+clean: ## remove caches and builds (not $(VENV), not runs/)
+	rm -rf build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache test-artifacts
+	find . -path ./.venv -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "ldm-edu needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing)." \
+	       "Name another with 'make $(MAKECMDGOALS) PYTHON=python3.12'."; exit 1; }
+	@echo "== setting up $(VENV) (once; some minutes and about 1.5 GB)"
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear '$(HOME_)' || { \
+	  echo "Could not make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@index='$(TORCH_INDEX)'; \
+	if [ "$$index" = auto ]; then \
+	  index=; \
+	  if [ "$$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1 && \
+	     $(PY) -c "import urllib.request as r; r.urlopen('$(CPU_INDEX)/torch/', timeout=5)" 2>/dev/null; \
+	  then index=$(CPU_INDEX); fi; \
+	fi; \
+	set -ex; \
+	$(PY) -m pip install --quiet -c constraints.txt hatchling editables; \
+	$(PY) -m pip install --quiet $${index:+--extra-index-url "$$index"} -c constraints.txt --no-build-isolation \
+	  -e '.[lab,test,train,data]'
+	@touch '$(READY)'
