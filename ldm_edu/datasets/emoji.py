@@ -1,0 +1,124 @@
+"""The emoji set: 1,386 concepts drawn in up to six styles, with captions such as "red apple, 3d style".
+
+The splits were fixed in ``data/emoji/splits.json`` before anything was trained. Sources and licences: data/README.md.
+"""
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from ldm_edu.datasets.tables import as_dataset, read_tables
+from ldm_edu.paths import data_dir
+
+Split = Literal["train", "pairs", "concepts", "all"]
+SPLITS: tuple[Split, ...] = ("train", "pairs", "concepts", "all")
+STYLES = ("3d", "flat", "noto", "blob", "twemoji", "firefox")  # a style's id is its place here
+SIZE = 64
+
+
+def caption(label: str, style: str, background: str = "") -> str:
+    """What a picture is called.
+
+    >>> caption("red apple", "3d"), caption("fish", "flat", "blue")
+    ('red apple, 3d style', 'fish, flat style, on a blue background')
+    """
+    words = f"{label}, {style} style"
+    return f"{words}, on {_article(background)} {background} background" if background else words
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+@dataclass(frozen=True)
+class EmojiSplits:
+    """What is held out, by name.
+
+    ``pairs`` (concept, style) are for the text-to-image test; whole ``concepts`` for the autoencoder's test and kept
+    out of text-to-image training too; ``core`` are the plain concepts that the small model is trained on.
+    """
+
+    pairs: frozenset[tuple[str, str]]
+    concepts: frozenset[str]
+    core: frozenset[str]
+
+    def of(self, concept: str, style: str) -> Split:
+        """The one split that a picture belongs to."""
+        if concept in self.concepts:
+            return "concepts"
+        return "pairs" if (concept, style) in self.pairs else "train"
+
+
+def emoji_splits() -> EmojiSplits:
+    """The committed splits."""
+    found = json.loads((data_dir() / "emoji" / "splits.json").read_text(encoding="utf-8"))
+    pairs = frozenset((concept, style) for concept, style in found["pairs"])
+    return EmojiSplits(pairs, frozenset(found["concepts"]), frozenset(found["core"]))
+
+
+def emoji(split: Split = "train", core: bool = False) -> Dataset:
+    """The pictures of one split, concepts in Unicode's order and styles in the order of ``STYLES``.
+
+    Parameters
+    ----------
+    split : "train"; "pairs", the (concept, style) pairs held out; "concepts", the concepts held out; "all".
+    core : only the plain concepts of ``emoji_splits().core``.
+
+    Returns
+    -------
+    Columns concept, label, style, group, subgroup, tags, codepoint, image (64x64 RGBA), source, licence, caption.
+
+    Raises
+    ------
+    ValueError
+        if there is no such split.
+    """
+    return as_dataset(_table(split, core))
+
+
+class EmojiTensors(NamedTuple):
+    """A split in memory; ``concepts`` index ``emoji_labels()`` and ``styles`` index ``STYLES``."""
+
+    rgba: Tensor  # (N, 4, 64, 64) uint8
+    captions: list[str]
+    concepts: Tensor  # (N,) int64
+    styles: Tensor  # (N,) int64
+
+
+def emoji_tensors(split: Split = "train", core: bool = False) -> EmojiTensors:
+    """The pictures of one split, decoded, as training wants them. Parameters as for ``emoji``."""
+    table = _table(split, core)
+    pictures = [np.asarray(Image.open(io.BytesIO(row["bytes"])).convert("RGBA")) for row in table["image"].to_pylist()]
+    rgba = rearrange(torch.from_numpy(np.stack(pictures)), "n h w c -> n c h w").contiguous()
+    places = {label: place for place, label in enumerate(emoji_labels())}
+    concepts = torch.tensor([places[label] for label in table["label"].to_pylist()])
+    styles = torch.tensor([STYLES.index(style) for style in table["style"].to_pylist()])
+    return EmojiTensors(rgba, table["caption"].to_pylist(), concepts, styles)
+
+
+def emoji_labels() -> list[str]:
+    """The label of every concept ("red apple") in Unicode's order; a concept's id is its place here."""
+    return list(dict.fromkeys(_table("all", core=False)["label"].to_pylist()))
+
+
+def _table(split: Split, core: bool) -> pa.Table:
+    if split not in SPLITS:
+        raise ValueError(f"No emoji split {split!r}. Use one of: {', '.join(SPLITS)}.")
+    table = read_tables(sorted((data_dir() / "emoji").glob("emoji-*.parquet")))
+    labels, styles = table["label"].to_pylist(), table["style"].to_pylist()
+    captions = [caption(label, style) for label, style in zip(labels, styles, strict=True)]
+    splits = emoji_splits()
+    wanted = [
+        (split == "all" or splits.of(concept, style) == split) and (not core or concept in splits.core)
+        for concept, style in zip(table["concept"].to_pylist(), styles, strict=True)
+    ]
+    return table.append_column("caption", pa.array(captions)).filter(pa.array(wanted))
