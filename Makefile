@@ -54,7 +54,7 @@ format: $(READY) ## format the code
 	$(PY) -m ruff check --fix .
 
 data: $(READY) ## rebuild data/ from the named packages (needs npm and a network)
-	$(PY) -m ldm_edu.datasets.build
+	$(PY) -m ldm_edu.datasets.make
 
 lessons: $(READY) ## execute notebooks/text/*.py into notebooks/*.ipynb (one of them: LESSON=00_start_here)
 	@set -e; for text in notebooks/text/$(or $(LESSON),*).py; do \
