@@ -101,6 +101,17 @@ class VisionConfig:
 
 
 @dataclass(frozen=True)
+class ClassifierConfig:
+    """The small classifier that measures pictures: a residual block a level, two questions asked."""
+
+    concepts: int
+    styles: int
+    channels: int = 32
+    mults: tuple[int, ...] = (1, 2, 4, 8)
+    groups: int = 8
+
+
+@dataclass(frozen=True)
 class ScheduleConfig:
     """The forward process. ``kind`` is the reference library's name for it."""
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ldm_edu.config import AutoencoderConfig
 from ldm_edu.nn.attention import PixelAttention
+from ldm_edu.nn.norm import GroupNorm
 from ldm_edu.nn.resample import Downsample, Upsample
 from ldm_edu.nn.resnet import ResBlock
 
@@ -69,7 +70,7 @@ class Encoder(nn.Module):
                 layers.append(Downsample(width, pad_end=True))
         self.down = nn.Sequential(*layers)
         self.mid = Middle(current, config.groups)
-        self.norm_out = nn.GroupNorm(config.groups, current, eps=EPS)
+        self.norm_out = GroupNorm(config.groups, current, eps=EPS)
         self.conv_out = nn.Conv2d(current, 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ class Decoder(nn.Module):
             if i:
                 layers.append(Upsample(width))
         self.up = nn.Sequential(*layers)
-        self.norm_out = nn.GroupNorm(config.groups, current, eps=EPS)
+        self.norm_out = GroupNorm(config.groups, current, eps=EPS)
         self.conv_out = nn.Conv2d(current, config.in_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

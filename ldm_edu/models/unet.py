@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ldm_edu.config import UNetConfig
 from ldm_edu.nn.attention import KeyValue, SpatialTransformer
 from ldm_edu.nn.embeddings import EmbeddingMLP, timestep_embedding
+from ldm_edu.nn.norm import GroupNorm
 from ldm_edu.nn.resample import Downsample, Upsample
 from ldm_edu.nn.resnet import ResBlock
 
@@ -86,7 +87,7 @@ class UNet(nn.Module):
             )
             current = width
 
-        self.norm_out = nn.GroupNorm(config.groups, config.channels, eps=1e-5)
+        self.norm_out = GroupNorm(config.groups, config.channels, eps=1e-5)
         self.conv_out = nn.Conv2d(config.channels, config.out_channels, 3, padding=1)
 
     def stages(self) -> Iterator[Stage]:

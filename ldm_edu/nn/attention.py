@@ -4,6 +4,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ldm_edu.nn.norm import GroupNorm
+
 KeyValue = tuple[Tensor, Tensor]  # each (B, heads, L, head_dim)
 
 
@@ -98,7 +100,7 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         inner = heads * head_dim
         self.linear_proj = linear_proj
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.norm = GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, inner) if linear_proj else nn.Conv2d(channels, inner, 1)
         self.layers = nn.ModuleList(TransformerLayer(inner, heads, head_dim, context_dim) for _ in range(depth))
         self.proj_out = nn.Linear(inner, channels) if linear_proj else nn.Conv2d(inner, channels, 1)
@@ -123,7 +125,7 @@ class PixelAttention(nn.Module):
 
     def __init__(self, channels: int, *, groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.norm = GroupNorm(groups, channels, eps=1e-6)
         self.attention = Attention(channels, heads=1, head_dim=channels, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ldm_edu.nn.norm import GroupNorm
+
 
 class ResBlock(nn.Module):
     """Norm, SiLU, convolve, twice; the time step enters between the two as one shift a channel.
@@ -22,10 +24,10 @@ class ResBlock(nn.Module):
         self, channels_in: int, channels_out: int, *, groups: int, eps: float, time_width: int | None = None
     ) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, channels_in, eps)
+        self.norm1 = GroupNorm(groups, channels_in, eps)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.time_proj = nn.Linear(time_width, channels_out) if time_width else None
-        self.norm2 = nn.GroupNorm(groups, channels_out, eps)
+        self.norm2 = GroupNorm(groups, channels_out, eps)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         self.skip = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
 

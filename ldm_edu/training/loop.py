@@ -1,0 +1,128 @@
+"""The training loop: a generator of records that can be killed at any moment and resumed to the same weights.
+
+Nothing random is carried from step to step. Each step draws its batch, its noise and its time steps from a generator
+seeded by (seed, step); so the state on disk is the weights, the optimisers' moments and the number of steps, and a
+resumed run repeats the unbroken one bit for bit (on the same machine with the same number of threads).
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ldm_edu.files import atomic_write
+
+
+class Task(Protocol):
+    """One thing to learn: networks, their optimisers, and what one step does."""
+
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+
+    def step(self, step: int, progress: float, rng: torch.Generator) -> dict[str, float]:
+        """One update; returns named numbers. ``progress`` runs from 0 to 1 over the run."""
+        ...
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one step of training reports."""
+
+    step: int  # steps done, from 1
+    values: dict[str, float]
+    seconds: float  # of this step
+
+
+def rng_for(seed: int, step: int) -> torch.Generator:
+    """The generator of one step of one run; neighbouring steps and seeds share nothing."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step * 7_919 + 12_345) % (2**63 - 1))
+
+
+def train(task: Task, *, steps: int, seed: int, folder: Path | None = None, save_every: int = 500) -> Iterator[Record]:
+    """Train ``task`` up to ``steps`` steps in all, resuming from ``folder`` where it holds a state.
+
+    The state is saved every ``save_every`` steps and at the end, beside the old one and then renamed over it: a run
+    killed while saving resumes from the state before. Wrap the generator to watch it: nothing is printed here.
+
+    Raises
+    ------
+    ValueError
+        if a loss is not finite, naming the step; the last saved state is untouched.
+    SaveError
+        if the state cannot be written.
+    """
+    start = load_state(task, folder) if folder else 0
+    for step in range(start, steps):
+        began = time.perf_counter()
+        values = task.step(step, step / steps, rng_for(seed, step))
+        broken = [name for name, value in values.items() if not abs(value) < float("inf")]
+        if broken:
+            raise ValueError(
+                f"{', '.join(broken)} became nan or infinite at step {step + 1}; lower the learning rate and resume"
+                f" from the state saved in {folder}"
+            )
+        if folder and ((step + 1) % save_every == 0 or step + 1 == steps):
+            save_state(task, folder, step + 1)
+        yield Record(step + 1, values, time.perf_counter() - began)
+
+
+def trapezoid(progress: float, step: int, warmup: int = 200, decay: float = 0.25) -> float:
+    """Learning-rate factor: up over ``warmup`` steps, flat, then down to 0 over the last ``decay`` of the run.
+
+    A flat middle lets a run be lengthened later: resume from a state saved before the fall (Hu et al. 2024, 4.2).
+    """
+    return min(1.0, (step + 1) / warmup, max(0.0, (1.0 - progress) / decay))
+
+
+def save_state(task: Task, folder: Path, step: int) -> None:
+    """Write the whole state of a run, weights and optimisers, as one safetensors file."""
+    tensors: dict[str, Tensor] = {}
+    for name, module in task.modules.items():
+        tensors |= {f"module/{name}/{key}": value.contiguous() for key, value in module.state_dict().items()}
+    for name, optimizer in task.optimizers.items():
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{name}/{index}/{key}": value.contiguous() for key, value in moments.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(
+        folder / "state.safetensors",
+        lambda path: safetensors.torch.save_file(tensors, path, metadata={"step": str(step)}),
+    )
+
+
+def load_state(task: Task, folder: Path) -> int:
+    """Restore what `save_state` wrote; returns the number of steps done, 0 where nothing was saved.
+
+    Raises
+    ------
+    ValueError
+        if the file is damaged or belongs to another task, naming the remedy.
+    """
+    path = folder / "state.safetensors"
+    if not path.exists():
+        return 0
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            step = int(file.metadata()["step"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        for name, module in task.modules.items():
+            prefix = f"module/{name}/"
+            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    except (safetensors.SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} is damaged or was saved by another task or preset ({error}); give another --out folder, or remove "
+            "that file to start anew"
+        ) from error
+    for name, optimizer in task.optimizers.items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            kind, owner, *rest = key.split("/")
+            if kind == "optimizer" and owner == name:
+                state.setdefault(int(rest[0]), {})[rest[1]] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return step

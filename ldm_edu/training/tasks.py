@@ -1,0 +1,240 @@
+"""The four tasks: autoencoder, classifier, CLIP, U-Net. Each holds its networks and says what one step does."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm_edu.config import Prediction
+from ldm_edu.models.autoencoder import AutoencoderKL
+from ldm_edu.models.classifier import Classifier
+from ldm_edu.models.clip import CLIP
+from ldm_edu.models.discriminator import PatchDiscriminator
+from ldm_edu.models.unet import UNet
+from ldm_edu.prediction import target
+from ldm_edu.schedule import NoiseSchedule, add_noise
+from ldm_edu.training.ema import Ema
+from ldm_edu.training.losses import contrastive_loss, diffusion_loss, discriminator_loss, perceptual_loss
+from ldm_edu.training.loop import trapezoid
+
+Pictures = Callable[[torch.Generator, int], Tensor]  # (rng, n) -> (n, 3, H, W) in [-1, 1]
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where it is safe, float32 elsewhere; float16 is never used (its range needs loss scaling)."""
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+class _Task:
+    """What the tasks share: one AdamW a network and the trapezoid learning rate."""
+
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+
+    def _setup(self, learned: dict[str, nn.Module], lr: float, weight_decay: float, beta2: float = 0.99) -> None:
+        self.lr = lr
+        self.modules = dict(learned)
+        self.device = next(iter(learned.values())).parameters().__next__().device
+        self.optimizers = {
+            name: torch.optim.AdamW(m.parameters(), lr, betas=(0.9, beta2), weight_decay=weight_decay, fused=True)
+            for name, m in learned.items()
+        }
+
+    def _update(self, name: str, loss: Tensor, step: int, progress: float, clip: float = 1.0) -> None:
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.modules[name].parameters(), clip)
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr * trapezoid(progress, step)
+        optimizer.step()
+
+
+class AutoencoderTask(_Task):
+    """L1 + perceptual + patch adversarial + KL (Rombach et al. 2022, appendix G; Esser et al. 2021, equation 6).
+
+    The adversarial term starts at ``adversarial_from`` of the run, when the pictures are already sharp enough for
+    the discriminator to learn about texture and not about blur.
+    """
+
+    def __init__(
+        self,
+        model: AutoencoderKL,
+        pictures: Pictures,
+        *,
+        perceptual: Classifier | None,
+        batch: int,
+        lr: float,
+        kl: float,
+        perceptual_weight: float,
+        adversarial_weight: float,
+        adversarial_from: float,
+    ) -> None:
+        self.model, self.pictures, self.batch = model, pictures, batch
+        self.discriminator = PatchDiscriminator().to(next(model.parameters()).device)
+        self._setup({"autoencoder": model, "discriminator": self.discriminator}, lr, weight_decay=1e-3)
+        self.modules["ema"] = self.ema = Ema(model)
+        self.perceptual = perceptual.requires_grad_(False) if perceptual else None
+        self.kl, self.perceptual_weight = kl, perceptual_weight
+        self.adversarial_weight, self.adversarial_from = adversarial_weight, adversarial_from
+
+    def step(self, step: int, progress: float, rng: torch.Generator) -> dict[str, float]:
+        """One update of the autoencoder, and of the discriminator once it takes part."""
+        x = self.pictures(rng, self.batch).to(self.device, memory_format=torch.channels_last)
+        adversarial = self.adversarial_weight > 0 and progress >= self.adversarial_from
+        with autocast(self.device):
+            posterior = self.model.encode(x)
+            mean = posterior.mean
+            noise = torch.randn(mean.shape, generator=rng).to(mean)
+            decoded = self.model.decode(posterior.sample(noise))
+            l1 = (decoded.float() - x).abs().mean()
+            kl = posterior.kl().float().mean() / x[0].numel()
+            loss = l1 + self.kl * kl
+            values = {"l1": l1, "kl": kl, "psnr": 10 * torch.log10(4 / (decoded.float() - x).square().mean())}
+            if self.perceptual is not None:
+                values["perceptual"] = perceptual_loss(self.perceptual, decoded, x)
+                loss = loss + self.perceptual_weight * values["perceptual"]
+            if adversarial:
+                values["adversarial"] = -self.discriminator(decoded).float().mean()
+                loss = loss + self.adversarial_weight * values["adversarial"]
+        self._update("autoencoder", loss, step, progress)
+        self.ema.update(self.model)
+        if adversarial:
+            with autocast(self.device):
+                d_loss = discriminator_loss(self.discriminator(x).float(), self.discriminator(decoded.detach()).float())
+            self._update("discriminator", d_loss, step, progress)
+            values["discriminator"] = d_loss
+        return {name: float(value.detach()) for name, value in values.items()}
+
+
+class ClassifierTask(_Task):
+    """Cross-entropy on concept and style, on pictures moved, scaled and noised a little."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        pictures: Callable[[torch.Generator, int], tuple[Tensor, Tensor, Tensor]],
+        *,
+        batch: int,
+        lr: float,
+    ) -> None:
+        self.model, self.pictures, self.batch = model, pictures, batch
+        self._setup({"classifier": model}, lr, weight_decay=0.05)
+        self.modules["ema"] = self.ema = Ema(model, decay=0.998)
+
+    def step(self, step: int, progress: float, rng: torch.Generator) -> dict[str, float]:
+        """One update on a batch of pictures, concepts and styles."""
+        x, concept, style = self.pictures(rng, self.batch)
+        x = augment(x, rng).to(self.device, memory_format=torch.channels_last)
+        with autocast(self.device):
+            concept_logits, style_logits = self.model(x)
+        concept, style = concept.to(self.device), style.to(self.device)
+        loss_concept = F.cross_entropy(concept_logits.float(), concept, label_smoothing=0.1)
+        loss_style = F.cross_entropy(style_logits.float(), style)
+        self._update("classifier", loss_concept + 0.3 * loss_style, step, progress)
+        self.ema.update(self.model)
+        return {
+            "concept": float(loss_concept.detach()),
+            "style": float(loss_style.detach()),
+            "top1": float((concept_logits.argmax(1) == concept).float().mean()),
+        }
+
+
+def augment(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Shift, scale and noise a batch (B, 3, H, W) at random: a judge must not depend on the exact pixel."""
+    n = len(x)
+    scale = 0.85 + 0.3 * torch.rand(n, generator=rng)
+    move = 0.2 * (torch.rand(n, 2, generator=rng) - 0.5)
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale, scale, move
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    moved = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    strength = 0.15 * torch.rand(n, 1, 1, 1, generator=rng)
+    return moved + strength * torch.randn(x.shape, generator=rng)
+
+
+class ClipTask(_Task):
+    """Contrastive learning of captions and pictures (Radford et al. 2021, section 2.3)."""
+
+    def __init__(
+        self, model: CLIP, pairs: Callable[[torch.Generator, int], tuple[Tensor, Tensor]], *, batch: int, lr: float
+    ) -> None:
+        self.model, self.pairs, self.batch = model, pairs, batch
+        self._setup({"clip": model}, lr, weight_decay=0.1, beta2=0.98)
+
+    def step(self, step: int, progress: float, rng: torch.Generator) -> dict[str, float]:
+        """One update on a batch of pictures (B, 3, H, W) and tokens (B, L)."""
+        images, tokens = self.pairs(rng, self.batch)
+        with autocast(self.device):
+            image = self.model.encode_image(images.to(self.device))
+            text = self.model.encode_text(tokens.to(self.device))
+        scale = self.model.logit_scale.exp().clamp(max=100.0)
+        loss = contrastive_loss(image.float(), text.float(), scale)
+        self._update("clip", loss, step, progress)
+        with torch.no_grad():
+            top1 = ((image.float() @ text.float().T).argmax(1).cpu() == torch.arange(len(image))).float().mean()
+        return {"loss": float(loss.detach()), "top1": float(top1), "scale": float(scale.detach())}
+
+
+@dataclass(frozen=True)
+class DiffusionBatch:
+    """What one step of diffusion training sees: clean latents, and the condition that belongs to each."""
+
+    x0: Tensor  # (B, C, h, w)
+    context: Tensor | None = None  # (B, L, D)
+    vector: Tensor | None = None  # (B, D)
+
+
+class DiffusionTask(_Task):
+    """Predict the noise (or v, x0, flow) in noisy latents (Ho et al. 2020, algorithm 1).
+
+    ``batches`` gives clean latents and their conditions, with conditions already dropped for classifier-free guidance
+    (Ho and Salimans 2022, algorithm 1). Time steps are spread evenly over the batch (Kingma et al. 2021, appendix I.1),
+    which lowers the variance of the loss. ``encoder``: a text encoder that is trained along (Rombach et al. 2022).
+    """
+
+    def __init__(
+        self,
+        model: UNet,
+        schedule: NoiseSchedule,
+        prediction: Prediction,
+        batches: Callable[[torch.Generator, int], DiffusionBatch],
+        *,
+        batch: int,
+        lr: float,
+        ema_decay: float,
+        gamma: float | None = 5.0,
+        encoder: nn.Module | None = None,
+    ) -> None:
+        self.model, self.schedule, self.prediction = model, schedule, prediction
+        self.batches, self.batch, self.gamma = batches, batch, gamma
+        learned: nn.Module = nn.ModuleDict({"unet": model, "text": encoder}) if encoder else model
+        self._setup({"unet": learned}, lr, weight_decay=0.01)
+        self.learned = learned
+        self.modules["ema"] = self.ema = Ema(learned, ema_decay)
+
+    def step(self, step: int, progress: float, rng: torch.Generator) -> dict[str, float]:
+        """One update on a batch of latents."""
+        batch = self.batches(rng, self.batch)
+        x0 = batch.x0.to(self.device)
+        n = len(x0)
+        u = (torch.arange(n) + torch.rand(n, generator=rng)) / n  # stratified in [0, 1)
+        t = (u * self.schedule.steps).long()  # (B,)
+        eps = torch.randn(x0.shape, generator=rng).to(self.device)
+        level = self.schedule.level(t).to(self.device)
+        x = add_noise(x0, eps, level).to(memory_format=torch.channels_last)
+        wanted = target(self.prediction, x0, eps, level)
+        with autocast(self.device):
+            out = self.model(x, t.to(self.device), batch.context, batch.vector)
+        each = diffusion_loss(self.prediction, out, wanted, level, self.gamma)  # (B,)
+        self._update("unet", each.mean(), step, progress)
+        self.ema.update(self.learned)
+        thirds = each.detach().view(-1)[: n - n % 3].reshape(3, -1).mean(1) if n >= 3 else each.detach()[:1].expand(3)
+        return {
+            "loss": float(each.detach().mean()),
+            "loss_clean": float(thirds[0]),
+            "loss_middle": float(thirds[1]),
+            "loss_noise": float(thirds[2]),
+        }
