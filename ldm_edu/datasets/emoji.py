@@ -6,18 +6,20 @@ The splits were fixed in ``data/emoji/splits.json`` before anything was trained.
 import io
 import json
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import Dataset
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
 from ldm_edu.datasets.tables import as_dataset, read_tables
 from ldm_edu.paths import data_dir
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Split = Literal["train", "pairs", "concepts", "all"]
 SPLITS: tuple[Split, ...] = ("train", "pairs", "concepts", "all")
@@ -65,7 +67,7 @@ def emoji_splits() -> EmojiSplits:
     return EmojiSplits(pairs, frozenset(found["concepts"]), frozenset(found["core"]))
 
 
-def emoji(split: Split = "train", core: bool = False) -> Dataset:
+def emoji(split: Split = "train", core: bool = False) -> "Dataset":
     """The pictures of one split, concepts in Unicode's order and styles in the order of ``STYLES``.
 
     Parameters

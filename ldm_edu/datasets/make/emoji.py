@@ -150,9 +150,10 @@ def _rasterise(icons: dict[str, Any], name: str) -> bytes:
     body = icon["body"]
     if alias and alias.get("hFlip"):
         body = f'<g transform="translate({width} 0) scale(-1 1)">{body}</g>'
+    view = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
     svg = (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="{icon.get("left", 0)} {icon.get("top", 0)} {width} {height}" width="{SIZE}" height="{SIZE}">{body}</svg>'
+        f'viewBox="{view}" width="{SIZE}" height="{SIZE}">{body}</svg>'
     )
     # dpi: the default of 0 fails on drawings measured in millimetres
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, dpi=96.0))
