@@ -15,6 +15,7 @@ PACKAGE = ROOT / "ldm_edu"
 LEVELS = {
     "ldm_edu.config": 0,
     "ldm_edu.paths": 0,
+    "ldm_edu.checksums": 1,
     "ldm_edu.files": 1,
     "ldm_edu.nn": 1,
     "ldm_edu.pictures": 1,
@@ -24,6 +25,7 @@ LEVELS = {
     "ldm_edu.checkpoint": 2,
     "ldm_edu.models": 2,
     "ldm_edu.conditioning": 3,
+    "ldm_edu.counts": 3,
     "ldm_edu.denoise": 4,
     "ldm_edu.guidance": 4,
     "ldm_edu.samplers": 5,

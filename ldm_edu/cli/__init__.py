@@ -1,0 +1,55 @@
+"""The command line ``ldm-edu``: thin functions over the package, one file a command.
+
+A command imports what it needs when it runs, so that ``ldm-edu --help`` does not wait for torch.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+import ldm_edu
+from ldm_edu.cli.data import data
+from ldm_edu.cli.generate import generate
+from ldm_edu.cli.inspect import inspect
+
+app = typer.Typer(
+    name="ldm-edu",
+    help="Latent diffusion from first principles: draw, train, measure and look inside.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ldm-edu {ldm_edu.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+for command in (generate, inspect, data):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; what the user can put right ends in one sentence and exit status 2, not in a traceback."""
+    try:
+        app()
+    except BrokenPipeError:  # the reader of a pipe, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (ValueError, OSError) as error:
+        typer.echo(f"ldm-edu: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,63 @@
+"""``ldm-edu inspect``: what a model is made of, and how many parameters each part has."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ldm_edu.config import PRESETS, Preset, from_dict
+from ldm_edu.paths import checkpoints_dir
+
+
+def inspect(
+    model: Annotated[str, typer.Argument(help=f"A preset ({', '.join(PRESETS)}) or a checkpoint's folder.")],
+) -> None:
+    """Print a model's parameter counts by part, without loading any weights."""
+    from ldm_edu.counts import parameter_counts
+
+    preset = find_preset(model)
+    typer.echo("\n".join([*_summary(preset), "", *_table(parameter_counts(preset))]))
+
+
+def find_preset(model: str) -> Preset:
+    """The preset of that name, or the one recorded in a checkpoint's folder.
+
+    Raises
+    ------
+    ValueError
+        if ``model`` is neither.
+    """
+    if model in PRESETS:
+        return PRESETS[model]
+    file = Path(model) / "config.json"
+    if not file.is_file():
+        raise ValueError(
+            f"{model!r} is neither a preset ({', '.join(PRESETS)}) nor a folder with a config.json; "
+            f"the shipped checkpoints lie in {checkpoints_dir()}."
+        )
+    values = json.loads(file.read_text(encoding="utf-8"))
+    values.pop("format", None)
+    preset: Preset = from_dict(Preset, values)
+    return preset
+
+
+def _summary(preset: Preset) -> Iterator[str]:
+    factor = preset.autoencoder.factor if preset.autoencoder else 1
+    side = preset.size // factor
+    yield f"{preset.name}: pictures of {preset.size} x {preset.size}"
+    yield f"  diffuses  {'latents' if preset.autoencoder else 'pixels'} {preset.unet.in_channels} x {side} x {side}"
+    yield f"  predicts  {preset.prediction}, schedule {preset.schedule.kind}, {preset.schedule.steps} steps"
+    if preset.text:
+        yield f"  reads     {preset.text.length} tokens of {preset.text.vocab:,}"
+
+
+def _table(counts: dict[str, dict[str, int]]) -> Iterator[str]:
+    total = sum(sum(parts.values()) for parts in counts.values())
+    width = max(len(name) for parts in counts.values() for name in [*parts, *counts]) + 4
+    for model, parts in counts.items():
+        yield f"{model:<{width}}{sum(parts.values()):>15,}"
+        if len(parts) > 1:
+            yield from (f"  {part:<{width - 2}}{number:>15,}" for part, number in parts.items())
+    yield f"{'total':<{width}}{total:>15,}"
