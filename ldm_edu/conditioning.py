@@ -1,0 +1,131 @@
+"""What a picture is to show, as tensors that a network can read; and the conditioners that make them.
+
+A condition reaches the U-Net on three ways: a sequence to attend to, a vector added to the time embedding, channels
+laid beside the noisy sample. A family fills what it has. The blank condition is made by the same conditioner: an empty
+prompt, or a vector of zeros. It is what guidance steers away from (Ho and Salimans 2022, equation 6).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from ldm_edu.models.clip import TextEncoder
+from ldm_edu.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """The conditions of a batch of pictures; all parts None: an unconditional model's.
+
+    >>> a = Conditioning(context=torch.zeros(1, 77, 768))
+    >>> b = Conditioning(context=torch.ones(3, 77, 768))
+    >>> len(Conditioning.cat([a, b.repeat(2)]))
+    7
+    """
+
+    context: Tensor | None = None  # (B, L, D) the U-Net attends to it
+    vector: Tensor | None = None  # (B, D) added to the time embedding
+    concat: Tensor | None = None  # (B, C, H, W) laid beside the noisy sample
+
+    def __post_init__(self) -> None:
+        if len(sizes := {len(part) for part in self._parts()}) > 1:
+            raise ValueError(f"the parts of a condition are for {sorted(sizes)} pictures; give all the same batch size")
+
+    def __len__(self) -> int:
+        """The number of pictures; 0 without any part, which fits every number of pictures."""
+        return max((len(part) for part in self._parts()), default=0)
+
+    def repeat(self, n: int) -> "Conditioning":
+        """Each condition ``n`` times in a row: a, a, b, b for n = 2."""
+        return self._map(lambda part: part.repeat_interleave(n, dim=0))
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Conditioning":
+        """The same on another device, or in another floating type."""
+        return self._map(lambda part: part.to(device=device, dtype=dtype))
+
+    @staticmethod
+    def cat(conditions: Sequence["Conditioning"]) -> "Conditioning":
+        """The conditions of several batches as those of one.
+
+        Raises
+        ------
+        ValueError
+            if one has a part that another lacks, or of another size.
+        """
+        joined: dict[str, Tensor] = {}
+        for field in fields(Conditioning):
+            parts = [getattr(condition, field.name) for condition in conditions]
+            present = [part for part in parts if part is not None]
+            if not present:
+                continue
+            if len(present) < len(parts) or len({part.shape[1:] for part in present}) > 1:
+                found = ", ".join("none" if part is None else str(tuple(part.shape)) for part in parts)
+                raise ValueError(f"{field.name} of shapes {found} make no batch; make all with the same conditioner")
+            joined[field.name] = torch.cat(present)
+        return Conditioning(**joined)
+
+    def _parts(self) -> list[Tensor]:
+        return [part for part in (self.context, self.vector, self.concat) if part is not None]
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Conditioning(**{name: None if part is None else change(part) for name, part in values.items()})
+
+
+class TextConditioner:
+    """Prompts as the states of all their tokens (Rombach et al. 2022, section 3.3)."""
+
+    def __init__(self, tokenizer: Tokenizer, encoder: TextEncoder) -> None:
+        self.tokenizer, self.encoder = tokenizer, encoder
+
+    def __call__(self, prompts: Sequence[str]) -> Conditioning:
+        """Prompts to a context (B, L, D). Padding is attended to as well: Stable Diffusion was trained so.
+
+        Raises
+        ------
+        TypeError
+            for a prompt by itself; pass a list.
+        """
+        tokens = self.tokenizer(prompts)  # (B, L)
+        return Conditioning(context=self.encoder(tokens.to(self.encoder.position.device)).last)
+
+    def blank(self, n: int = 1) -> Conditioning:
+        """The condition of ``n`` pictures without a prompt: that of an empty one."""
+        return self([""] * n)
+
+
+class ClassConditioner(nn.Module):
+    """A learned vector for each class; the blank is a vector of zeros.
+
+    Parameters
+    ----------
+    classes : number of classes.
+    width : of the vectors, the U-Net's ``vector_dim``.
+    """
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.table = nn.Embedding(classes, width)
+
+    def forward(self, labels: Sequence[int | None]) -> Conditioning:
+        """Classes, None for blank, to a vector (B, width).
+
+        Raises
+        ------
+        ValueError
+            if a label is no class.
+        """
+        for label in labels:
+            if label is not None and label not in range(self.classes):
+                raise ValueError(f"{label!r} is no class: give whole numbers from 0 to {self.classes - 1}, or None")
+        device = self.table.weight.device
+        known = torch.tensor([label is not None for label in labels], device=device)  # (B,)
+        index = torch.tensor([label or 0 for label in labels], dtype=torch.long, device=device)  # (B,)
+        return Conditioning(vector=self.table(index) * known[:, None].to(self.table.weight.dtype))
+
+    def blank(self, n: int = 1) -> Conditioning:
+        """The condition of ``n`` pictures of any class: vectors of zeros."""
+        return self([None] * n)

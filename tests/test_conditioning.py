@@ -1,0 +1,89 @@
+"""Conditions: made, repeated, joined; blank ones."""
+
+import pytest
+import torch
+
+from ldm_edu.conditioning import ClassConditioner, Conditioning, TextConditioner
+from ldm_edu.config import TOY
+from ldm_edu.models.clip import TextEncoder
+from ldm_edu.tokenizer import Tokenizer
+
+
+@pytest.fixture
+def text() -> TextConditioner:
+    assert TOY.text
+    return TextConditioner(Tokenizer(TOY.text.vocab, TOY.text.length), TextEncoder(TOY.text))
+
+
+def test_prompts_become_the_states_of_their_tokens(text: TextConditioner) -> None:
+    cond = text(["red apple", "blue fish", ""])
+    assert cond.context is not None and cond.context.shape == (3, 16, 32)
+    assert cond.vector is None and cond.concat is None and len(cond) == 3
+    assert torch.equal(cond.context, text.encoder(text.tokenizer(["red apple", "blue fish", ""])).last)
+
+
+def test_an_empty_prompt_is_the_blank(text: TextConditioner) -> None:
+    blank = text.blank(2).context
+    assert blank is not None and blank.shape == (2, 16, 32)
+    assert torch.equal(blank, text(["", ""]).context)
+
+
+def test_a_condition_does_not_depend_on_its_neighbours(text: TextConditioner) -> None:
+    one, many = text(["red apple"]).context, text(["a", "red apple", "漢" * 99]).context
+    assert one is not None and many is not None
+    torch.testing.assert_close(one[0], many[1])
+
+
+def test_classes_become_rows_of_the_table() -> None:
+    conditioner = ClassConditioner(10, 8)
+    vector = conditioner([3, None, 0, 3]).vector
+    assert vector is not None and vector.shape == (4, 8)
+    assert torch.equal(vector[0], conditioner.table.weight[3]) and torch.equal(vector[0], vector[3])
+    assert torch.equal(vector[2], conditioner.table.weight[0])
+    assert torch.equal(vector[1], torch.zeros(8))
+    assert torch.equal(conditioner.blank(5).vector, torch.zeros(5, 8))
+
+
+@pytest.mark.parametrize("label", [-1, 10, "3"])
+def test_labels_that_are_no_class_are_refused(label: object) -> None:
+    with pytest.raises(ValueError, match="0 to 9"):
+        ClassConditioner(10, 8)([1, label])  # type: ignore[list-item]
+
+
+def test_repeat_keeps_neighbours_together() -> None:
+    cond = Conditioning(context=torch.arange(2.0).view(2, 1, 1), vector=torch.arange(2.0).view(2, 1)).repeat(3)
+    assert cond.context is not None and cond.vector is not None
+    assert cond.context.flatten().tolist() == cond.vector.flatten().tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_cat_joins_every_part() -> None:
+    a = Conditioning(torch.zeros(1, 3, 2), torch.zeros(1, 4), torch.zeros(1, 1, 2, 2))
+    b = Conditioning(torch.ones(2, 3, 2), torch.ones(2, 4), torch.ones(2, 1, 2, 2))
+    both = Conditioning.cat([a, b])
+    assert both.context is not None and both.vector is not None and both.concat is not None
+    assert both.context.shape == (3, 3, 2) and both.vector.shape == (3, 4) and both.concat.shape == (3, 1, 2, 2)
+    assert both.context[0].sum() == 0 and both.context[2].sum() == 6
+
+
+def test_conditions_of_different_kinds_make_no_batch() -> None:
+    with pytest.raises(ValueError, match=r"context of shapes \(1, 3, 2\), none"):
+        Conditioning.cat([Conditioning(torch.zeros(1, 3, 2)), Conditioning()])
+    with pytest.raises(ValueError, match="same conditioner"):
+        Conditioning.cat([Conditioning(torch.zeros(1, 3, 2)), Conditioning(torch.zeros(1, 4, 2))])
+
+
+def test_parts_of_different_batches_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[1, 2\] pictures"):
+        Conditioning(torch.zeros(1, 3, 2), torch.zeros(2, 4))
+
+
+def test_an_unconditional_condition_fits_any_batch() -> None:
+    none = Conditioning()
+    assert len(none) == 0
+    assert none.repeat(4) == none.to("cpu", torch.bfloat16) == Conditioning.cat([none, none]) == none
+
+
+def test_to_changes_every_part() -> None:
+    cond = Conditioning(torch.zeros(1, 3, 2), torch.zeros(1, 4)).to(dtype=torch.float64)
+    assert cond.context is not None and cond.vector is not None
+    assert cond.context.dtype == cond.vector.dtype == torch.float64
