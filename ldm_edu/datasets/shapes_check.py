@@ -157,4 +157,5 @@ def caption_accuracy(images: Tensor, captions: Sequence[str]) -> CaptionScore:
     for kind in KINDS:
         answers = [verdict[kind] for verdict in verdicts if kind in verdict]
         shares.append(sum(answers) / len(answers) if answers else float("nan"))
-    return CaptionScore(*shares, all=sum(all(verdict.values()) for verdict in verdicts) / len(verdicts))
+    shares.append(sum(all(verdict.values()) for verdict in verdicts) / len(verdicts))
+    return CaptionScore(*shares)

@@ -12,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import resvg_py
 from datasets import Features, Image, List, Value
 from PIL import Image as Pillow
 
@@ -144,6 +143,8 @@ def _named(concept: Concept, icons: dict[str, Any], by_letters: dict[str, str]) 
 
 
 def _rasterise(icons: dict[str, Any], name: str) -> bytes:
+    import resvg_py  # here, because only a rebuild needs it: the extra "data"
+
     alias = icons.get("aliases", {}).get(name)
     icon = icons["icons"][alias["parent"] if alias else name]
     width, height = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
@@ -182,7 +183,7 @@ def build(folder: Path, downloads: Path) -> list[Path]:
     """Write ``folder/emoji-00000-of-0000N.parquet`` and return the files, concepts in CLDR order, styles within."""
     wanted = concepts(download(EMOJIBASE, downloads))
     order = {concept.slug: place for place, concept in enumerate(wanted)}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for style in STYLES:
         for concept, png in pictures(style, download(style.package, downloads), wanted):
             rows.append(

@@ -52,13 +52,14 @@ def _idx(gzipped: bytes) -> np.ndarray:
 
 
 def _deb_files(archive: Path) -> dict[str, bytes]:
-    """The files inside a Debian package by their base names; reads the outer `ar` format, so that dpkg is not needed."""
+    """The files inside a Debian package by their base names. Reads the outer `ar` format, to do without dpkg."""
     data, offset = archive.read_bytes(), 8  # after the magic "!<arch>\n"
     while offset < len(data):
         name, length = data[offset : offset + 16].strip(b" /"), int(data[offset + 48 : offset + 58])
         body = data[offset + 60 : offset + 60 + length]
         if name.startswith(b"data.tar"):
             with tarfile.open(fileobj=io.BytesIO(body)) as tar:
-                return {Path(m.name).name: tar.extractfile(m).read() for m in tar if m.isfile()}  # type: ignore[union-attr]
+                opened = ((member, tar.extractfile(member)) for member in tar)
+                return {Path(member.name).name: file.read() for member, file in opened if file is not None}
         offset += 60 + length + length % 2  # members start at even offsets
     raise RuntimeError(f"{archive} holds no data.tar: it is not a Debian package.")
