@@ -29,6 +29,7 @@ LEVELS = {
     "ldm_edu.denoise": 4,
     "ldm_edu.guidance": 4,
     "ldm_edu.samplers": 5,
+    "ldm_edu.classifiers": 6,
     "ldm_edu.latent_diffusion": 6,
     "ldm_edu.datasets": 7,
     "ldm_edu.training": 7,
