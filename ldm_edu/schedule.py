@@ -1,0 +1,338 @@
+"""How much noise at what time: the forward process, and the noise levels at which a sampler stops.
+
+A noisy sample is ``x_t = alpha * x0 + sigma * eps``. Everything here is computed in float64; samplers multiply by 0-d
+tensors, which leave the type and the device of a sample as they are.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ldm_edu.config import ScheduleConfig
+
+Spacing = Literal["leading", "trailing", "linspace", "karras"]
+Final = Literal["zero", "first"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One noise level: ``x_t = alpha * x0 + sigma * eps``.
+
+    ``t`` is the time that a network is told, ``alpha`` and ``sigma`` the two factors; all 0-d (a sampler's step) or
+    (B,) (a training batch, one level a picture).
+    """
+
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+    @property
+    def snr(self) -> Tensor:
+        """Signal-to-noise ratio, (alpha / sigma) ** 2; infinite at the clean end (Kingma et al. 2021, equation 2)."""
+        return (self.alpha / self.sigma) ** 2
+
+    @property
+    def log_snr(self) -> Tensor:
+        """Half the logarithm of the SNR, log(alpha / sigma): lambda of Lu et al. 2022, the solvers' own time."""
+        return torch.log(self.alpha / self.sigma)
+
+    @property
+    def ratio(self) -> Tensor:
+        """Noise over signal, sigma / alpha: what Karras et al. 2022 call sigma."""
+        return self.sigma / self.alpha
+
+    def to(self, device: torch.device | str) -> "Level":
+        """The same level on another device."""
+        return Level(self.t.to(device), self.alpha.to(device), self.sigma.to(device))
+
+
+class NoiseSchedule(Protocol):
+    """A forward process: which level belongs to a time.
+
+    ``first`` and ``last`` are the cleanest and the noisiest time of training, ``steps`` the number of whole times from
+    one to the other.
+    """
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def first(self) -> int: ...
+
+    @property
+    def last(self) -> int: ...
+
+    def level(self, t: Tensor | float) -> Level:
+        """The level at time ``t``, 0-d or (B,)."""
+        ...
+
+    def clean(self) -> Level:
+        """The level without noise: alpha 1, sigma 0."""
+        ...
+
+
+class VariancePreserving:
+    """A chain of ``steps`` small additions of noise, alpha^2 + sigma^2 = 1 (Ho et al. 2020, equation 4).
+
+    Times run from 0 to ``steps - 1``; alpha^2 is the paper's cumulative product alpha_bar. Between two whole times the
+    ratio sigma / alpha is interpolated linearly, as the reference library does for its fractional times.
+
+    Parameters
+    ----------
+    alpha_bar : (steps,) falling, all in (0, 1).
+    """
+
+    def __init__(self, alpha_bar: Tensor) -> None:
+        self.alpha_bar = alpha_bar.double()  # (steps,)
+        self.ratios = ((1 - self.alpha_bar) / self.alpha_bar).sqrt()  # (steps,) rising
+
+    @property
+    def steps(self) -> int:
+        """The length of the chain."""
+        return len(self.alpha_bar)
+
+    @property
+    def first(self) -> int:
+        """Time 0, which already carries the noise of one step."""
+        return 0
+
+    @property
+    def last(self) -> int:
+        """Time ``steps - 1``, the noisiest."""
+        return self.steps - 1
+
+    def level(self, t: Tensor | float) -> Level:
+        """The level at time ``t`` in [0, steps - 1], 0-d or (B,), fractional ones too.
+
+        Raises
+        ------
+        ValueError
+            if a time lies outside.
+        """
+        t = _times(t, self.last)
+        ratios = self.ratios.to(t.device)
+        low = t.floor().long().clamp(max=self.last - 1)
+        weight = t - low
+        ratio = (1 - weight) * ratios[low] + weight * ratios[low + 1]
+        alpha = 1 / (1 + ratio**2).sqrt()
+        return Level(t, alpha, ratio * alpha)
+
+    def clean(self) -> Level:
+        """alpha_bar = 1: one step before time 0, hence at time -1."""
+        return Level(*torch.tensor([-1.0, 1.0, 0.0], dtype=torch.float64))
+
+    def time(self, ratio: Tensor) -> Tensor:
+        """The time at which sigma / alpha is ``ratio`` (N,): the inverse of `level`."""
+        high = torch.searchsorted(self.ratios, ratio).clamp(1, self.last)
+        below, above = self.ratios[high - 1], self.ratios[high]
+        return (high - 1 + (ratio - below) / (above - below)).clamp(0, self.last)
+
+
+class RectifiedFlow:
+    """A straight line from data to noise, x = (1 - sigma) x0 + sigma eps (Liu et al. 2022; Lipman et al. 2022).
+
+    A uniform time ``u`` in [0, steps] is moved towards the noise by ``shift`` (Esser et al. 2024, equation 23); the
+    network is told ``t = steps * sigma``.
+    """
+
+    def __init__(self, steps: int, shift: float) -> None:
+        self._steps, self.shift = steps, shift
+
+    @property
+    def steps(self) -> int:
+        """Times run from 0, the data, to ``steps``, pure noise."""
+        return self._steps
+
+    @property
+    def first(self) -> int:
+        """Time 1, the cleanest that carries noise."""
+        return 1
+
+    @property
+    def last(self) -> int:
+        """Time ``steps``: alpha is 0, pure noise."""
+        return self._steps
+
+    def level(self, t: Tensor | float) -> Level:
+        """The level at the uniform time ``t`` in [0, steps], 0-d or (B,); its own ``t`` is the shifted one.
+
+        Raises
+        ------
+        ValueError
+            if a time lies outside.
+        """
+        u = _times(t, self.last) / self.steps
+        sigma = self.shift * u / (1 + (self.shift - 1) * u)
+        return Level(self.steps * sigma, 1 - sigma, sigma)
+
+    def clean(self) -> Level:
+        """Time 0."""
+        return self.level(0.0)
+
+
+def linear(steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> VariancePreserving:
+    """beta rises linearly (Ho et al. 2020, section 4, with the range of Rombach et al. 2022)."""
+    _check_betas(steps, beta_start, beta_end)
+    return _from_betas(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64))
+
+
+def scaled_linear(steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> VariancePreserving:
+    """The square root of beta rises linearly: Stable Diffusion's schedule.
+
+    The latent-diffusion code calls it "linear" too; the reference library's name tells the two apart.
+    """
+    _check_betas(steps, beta_start, beta_end)
+    return _from_betas(torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2)
+
+
+def cosine(steps: int = 1000) -> VariancePreserving:
+    """alpha_bar falls like a squared cosine (Nichol and Dhariwal 2021, equation 17); beta is at most 0.999."""
+    _check_steps(steps)
+    u = torch.arange(steps + 1, dtype=torch.float64) / steps
+    f = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2  # (steps + 1,)
+    return _from_betas((1 - f[1:] / f[:-1]).clamp(max=0.999))
+
+
+def flow(steps: int = 1000, shift: float = 1.0) -> RectifiedFlow:
+    """Rectified flow; a ``shift`` above 1 spends more of the time at high noise, as larger pictures need."""
+    _check_steps(steps)
+    if not 0 < shift < math.inf:
+        raise ValueError(f"shift={shift} must be a positive number; 1 leaves the times as they are, SD 3 uses 3")
+    return RectifiedFlow(steps, shift)
+
+
+def make_schedule(config: ScheduleConfig) -> NoiseSchedule:
+    """The schedule that a config names.
+
+    Raises
+    ------
+    ValueError
+        for an unknown kind, or numbers that make no schedule.
+    """
+    match config.kind:
+        case "linear":
+            return linear(config.steps, config.beta_start, config.beta_end)
+        case "scaled_linear":
+            return scaled_linear(config.steps, config.beta_start, config.beta_end)
+        case "cosine":
+            return cosine(config.steps)
+        case "flow":
+            return flow(config.steps, config.shift)
+    raise ValueError(f"no schedule is called {config.kind!r}; choose linear, scaled_linear, cosine or flow")
+
+
+def levels(schedule: NoiseSchedule, steps: int, spacing: Spacing = "trailing", final: Final = "zero") -> list[Level]:
+    """The levels of a run of ``steps`` steps, from the noisiest down: ``steps + 1`` of them, the last is its end.
+
+    Spacings (Lin et al. 2023, table 2), for a schedule of 1000 times and 50 steps:
+
+    - ``trailing``: 999, 979 ... 19. Starts at the noisiest time, where pure noise belongs: the default.
+    - ``leading``: 981, 961 ... 1, the original DDIM and PLMS of Stable Diffusion. It starts below the noisiest time
+      (5 steps: at 801; 1 step: at 1) although the sample it is given is pure noise.
+    - ``linspace``: 999 ... 0 in equal, fractional strides, both ends included.
+    - ``karras``: from the noisiest to the cleanest time in equal strides of (sigma / alpha) ** (1 / 7) (Karras et al.
+      2022, equation 5).
+
+    The end is, by ``final``:
+
+    - ``zero``: no noise at all, so that the last ``x`` is the last estimate of x0. The default, since it is right for
+      every sampler and schedule.
+    - ``first``: the level of the cleanest time of training, alpha_bar_0. The original DDIM and PLMS stop there, and
+      their pictures keep 3 % of noise.
+
+    Raises
+    ------
+    ValueError
+        if ``steps`` is not a whole number from 1 to ``schedule.steps``, or the spacing does not fit the schedule.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= schedule.steps:
+        raise ValueError(
+            f"steps={steps!r} must be a whole number from 1 to {schedule.steps}, the number of steps the model was "
+            "trained with; 20 to 50 are usual"
+        )
+    return levels_at(schedule, _spaced(schedule, steps, spacing), final)
+
+
+def levels_at(schedule: NoiseSchedule, times: Tensor, final: Final = "zero") -> list[Level]:
+    """The levels of a run that stops at the given ``times`` (N,), falling; and its end (see `levels`).
+
+    Raises
+    ------
+    ValueError
+        if the times do not fall, or lie outside the schedule.
+    """
+    times = torch.as_tensor(times, dtype=torch.float64)
+    if (times.diff() >= 0).any():
+        raise ValueError(f"the times of a run must fall from noise to data, not {times.tolist()}")
+    end = {"zero": schedule.clean, "first": lambda: schedule.level(schedule.first)}
+    if final not in end:
+        raise ValueError(f"final={final!r} must be 'zero' or 'first'")
+    return [schedule.level(t) for t in times] + [end[final]()]
+
+
+def add_noise(x0: Tensor, eps: Tensor, level: Level) -> Tensor:
+    """The noisy sample alpha * x0 + sigma * eps (Ho et al. 2020, equation 4, in closed form).
+
+    ``x0`` and ``eps`` are (B, ...), ``level`` 0-d or (B,); the result is like ``x0``.
+    """
+    return per_picture(level.alpha, x0) * x0 + per_picture(level.sigma, x0) * eps
+
+
+def per_picture(value: Tensor, like: Tensor) -> Tensor:
+    """A factor of a level in the shape to multiply a batch with: 0-d stays, (B,) becomes (B, 1, ..., 1) as ``like``."""
+    if value.ndim == 0:
+        return value
+    ones = " ".join("1" for _ in like.shape[1:])
+    return rearrange(value.to(like), f"b -> b {ones}")
+
+
+def _spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing) -> Tensor:
+    """The times of a run (steps,), falling."""
+    i = torch.arange(steps, dtype=torch.float64)
+    match spacing:
+        case "trailing":  # counted in whole numbers: strides of a fraction, added up, may make one time too many
+            return schedule.last - schedule.steps + torch.round(schedule.steps * (steps - i) / steps)
+        case "leading":
+            stride = schedule.steps // steps
+            start = min(1, schedule.last - stride * (steps - 1))  # 0 where 1 would run past the last time (1000 steps)
+            return start + stride * i.flip(0)
+        case "linspace":
+            return torch.linspace(schedule.last, schedule.first, steps, dtype=torch.float64)
+        case "karras":
+            if not isinstance(schedule, VariancePreserving):
+                raise ValueError(
+                    "karras spacing divides sigma / alpha, which is infinite where a rectified flow starts; "
+                    "use trailing or linspace"
+                )
+            ends = schedule.ratios[[schedule.last, schedule.first]] ** (1 / 7)
+            ratios = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, steps, dtype=torch.float64)) ** 7
+            return schedule.time(ratios)
+    raise ValueError(f"no spacing is called {spacing!r}; choose trailing, leading, linspace or karras")
+
+
+def _from_betas(betas: Tensor) -> VariancePreserving:
+    return VariancePreserving(torch.cumprod(1 - betas, dim=0))
+
+
+def _times(t: Tensor | float, last: int) -> Tensor:
+    t = torch.as_tensor(t).double()
+    if (
+        t.device.type == "cpu" and not ((t >= 0) & (t <= last)).all()
+    ):  # elsewhere the question would wait for the device
+        raise ValueError(f"times must lie from 0 to {last}, not {t.tolist()}")
+    return t
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 2:
+        raise ValueError(f"a schedule of steps={steps} times is none; 1000 are usual")
+
+
+def _check_betas(steps: int, beta_start: float, beta_end: float) -> None:
+    _check_steps(steps)
+    if not 0 < beta_start <= beta_end < 1:
+        raise ValueError(f"betas must rise within (0, 1), not from {beta_start} to {beta_end}")
