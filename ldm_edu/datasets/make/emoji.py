@@ -61,7 +61,7 @@ STYLES = (
     Style("noto", NOTO, "Apache-2.0"),
     Style("blob", NOTO_V1, "Apache-2.0"),
     Style("twemoji", TWEMOJI, "CC-BY-4.0"),
-    Style("firefox", FXEMOJI, "Apache-2.0"),
+    Style("firefox", FXEMOJI, "CC-BY-4.0"),
 )
 
 
@@ -126,16 +126,18 @@ def _drawings(tar: tarfile.TarFile, wanted: list[Concept]) -> Iterator[tuple[Con
     """Vector drawings: one JSON of SVG bodies a style."""
     icons = _json(tar, "package/icons.json")
     by_codepoint = {key.replace("-fe0f", ""): name for key, name in _json(tar, "package/chars.json").items()}
+    taken = {concept.slug for concept in wanted}  # an old name of another concept's icon is no name of this one
+    aliases = {n for n, a in icons.get("aliases", {}).items() if a["parent"] not in taken or a.get("hFlip")}
     by_letters = {name.replace("-", ""): name for name in icons["icons"]}
     for concept in wanted:
-        name = by_codepoint.get(concept.codepoint) or _named(concept, icons, by_letters)
+        name = by_codepoint.get(concept.codepoint) or _named(concept, icons["icons"].keys() | aliases, by_letters)
         if name is not None:
             yield concept, _rasterise(icons, name)
 
 
-def _named(concept: Concept, icons: dict[str, Any], by_letters: dict[str, str]) -> str | None:
+def _named(concept: Concept, names: set[str], by_letters: dict[str, str]) -> str | None:
     """The icon called as the concept's label or as its Unicode character name (the older sets use that)."""
-    if concept.slug in icons["icons"] or concept.slug in icons.get("aliases", {}):
+    if concept.slug in names:
         return concept.slug
     letters = concept.slug.replace("-", "")
     unicode_name = unicodedata.name(chr(int(concept.codepoint, 16)), "")
