@@ -199,15 +199,13 @@ TOY = Preset(  # for tests and for reading: trains in seconds
     prediction="v",
 )
 
-EMOJI = Preset(
+EMOJI = Preset(  # small enough to train on two CPU cores in an afternoon
     name="emoji",
     size=64,
-    unet=UNetConfig(
-        in_channels=4, out_channels=4, channels=64, mults=(1, 2, 4), blocks=2, depth=(0, 1, 1), context_dim=192, heads=4
-    ),
+    unet=UNetConfig(channels=64, mults=(1, 3, 4), blocks=1, depth=(0, 1, 1), context_dim=192, heads=4),
     autoencoder=AutoencoderConfig(channels=32, mults=(1, 2, 4), blocks=1, scale=1.0),
     text=TextConfig(vocab=8192, length=32, width=192, layers=3, heads=3),
-    vision=VisionConfig(size=64, patch=8, width=192, layers=4, heads=3),
+    vision=VisionConfig(size=64, patch=8, width=192, layers=3, heads=3),
     embed_dim=192,
     prediction="v",
 )
@@ -215,7 +213,7 @@ EMOJI = Preset(
 SHAPES = Preset(
     name="shapes",
     size=32,
-    unet=UNetConfig(channels=64, mults=(1, 2), blocks=2, depth=(1, 1), context_dim=128, heads=4),
+    unet=UNetConfig(channels=96, mults=(1, 2), blocks=1, depth=(1, 1), context_dim=128, heads=4),
     autoencoder=AutoencoderConfig(channels=32, mults=(1, 2, 2), blocks=1, scale=1.0),
     text=TextConfig(vocab=1024, length=32, width=128, layers=2, heads=4),
     prediction="v",

@@ -13,6 +13,7 @@ import ldm_edu
 from ldm_edu.cli.data import data
 from ldm_edu.cli.generate import generate
 from ldm_edu.cli.inspect import inspect
+from ldm_edu.cli.train import train
 
 app = typer.Typer(
     name="ldm-edu",
@@ -39,7 +40,7 @@ def options(
     """Options of every command."""
 
 
-for command in (generate, inspect, data):
+for command in (generate, inspect, data, train):
     app.command()(command)
 
 

@@ -20,7 +20,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.config = config
         widths = [config.channels * m for m in config.mults]
-        self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(3, widths[0], 4, stride=2, padding=1)
         self.levels = nn.ModuleList()
         current = widths[0]
         for width in widths:
@@ -33,7 +33,7 @@ class Classifier(nn.Module):
         self.style = nn.Linear(current, config.styles)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """The feature map after each level, of pictures (B, 3, H, W) in [-1, 1]: (B, C_i, H / 2^(i+1), W / 2^(i+1))."""
+        """The feature map after each level, of pictures (B, 3, H, W) in [-1, 1]: (B, C_i, H / 2^(i+2), ..)."""
         h = self.conv_in(images)
         maps = []
         for level in self.levels:

@@ -72,7 +72,7 @@ def train(task: Task, *, steps: int, seed: int, folder: Path | None = None, save
         yield Record(step + 1, values, time.perf_counter() - began)
 
 
-def trapezoid(progress: float, step: int, warmup: int = 200, decay: float = 0.25) -> float:
+def trapezoid(progress: float, step: int, warmup: int = 60, decay: float = 0.25) -> float:
     """Learning-rate factor: up over ``warmup`` steps, flat, then down to 0 over the last ``decay`` of the run.
 
     A flat middle lets a run be lengthened later: resume from a state saved before the fall (Hu et al. 2024, 4.2).

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from ldm_edu.config import Prediction
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.classifier import Classifier
-from ldm_edu.models.clip import CLIP
+from ldm_edu.models.clip import CLIP, MAX_LOGIT_SCALE
 from ldm_edu.models.discriminator import PatchDiscriminator
 from ldm_edu.models.unet import UNet
 from ldm_edu.prediction import target
 from ldm_edu.schedule import NoiseSchedule, add_noise
 from ldm_edu.training.ema import Ema
-from ldm_edu.training.losses import contrastive_loss, diffusion_loss, discriminator_loss, perceptual_loss
 from ldm_edu.training.loop import trapezoid
+from ldm_edu.training.losses import contrastive_loss, diffusion_loss, discriminator_loss, perceptual_loss
 
 Pictures = Callable[[torch.Generator, int], Tensor]  # (rng, n) -> (n, 3, H, W) in [-1, 1]
 
@@ -55,8 +55,9 @@ class _Task:
 class AutoencoderTask(_Task):
     """L1 + perceptual + patch adversarial + KL (Rombach et al. 2022, appendix G; Esser et al. 2021, equation 6).
 
-    The adversarial term starts at ``adversarial_from`` of the run, when the pictures are already sharp enough for
-    the discriminator to learn about texture and not about blur.
+    The perceptual and the adversarial term start at ``perceptual_from`` and ``adversarial_from`` of the run: the first
+    needs colours and outlines in place, the second pictures so sharp that the discriminator learns about texture and
+    not about blur.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class AutoencoderTask(_Task):
         lr: float,
         kl: float,
         perceptual_weight: float,
+        perceptual_from: float,
         adversarial_weight: float,
         adversarial_from: float,
     ) -> None:
@@ -77,7 +79,7 @@ class AutoencoderTask(_Task):
         self._setup({"autoencoder": model, "discriminator": self.discriminator}, lr, weight_decay=1e-3)
         self.modules["ema"] = self.ema = Ema(model)
         self.perceptual = perceptual.requires_grad_(False) if perceptual else None
-        self.kl, self.perceptual_weight = kl, perceptual_weight
+        self.kl, self.perceptual_weight, self.perceptual_from = kl, perceptual_weight, perceptual_from
         self.adversarial_weight, self.adversarial_from = adversarial_weight, adversarial_from
 
     def step(self, step: int, progress: float, rng: torch.Generator) -> dict[str, float]:
@@ -93,7 +95,7 @@ class AutoencoderTask(_Task):
             kl = posterior.kl().float().mean() / x[0].numel()
             loss = l1 + self.kl * kl
             values = {"l1": l1, "kl": kl, "psnr": 10 * torch.log10(4 / (decoded.float() - x).square().mean())}
-            if self.perceptual is not None:
+            if self.perceptual is not None and progress >= self.perceptual_from:
                 values["perceptual"] = perceptual_loss(self.perceptual, decoded, x)
                 loss = loss + self.perceptual_weight * values["perceptual"]
             if adversarial:
@@ -170,7 +172,7 @@ class ClipTask(_Task):
         with autocast(self.device):
             image = self.model.encode_image(images.to(self.device))
             text = self.model.encode_text(tokens.to(self.device))
-        scale = self.model.logit_scale.exp().clamp(max=100.0)
+        scale = self.model.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
         loss = contrastive_loss(image.float(), text.float(), scale)
         self._update("clip", loss, step, progress)
         with torch.no_grad():

@@ -1,0 +1,101 @@
+"""``ldm-edu train``: one network of a preset, resumed where it was left."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch
+
+    from ldm_edu.training.runs import Run
+
+T = TypeVar("T")
+Network = Literal["vae", "clip", "classifier", "unet"]
+
+
+def train(
+    network: Annotated[Network, typer.Argument(help="What to train. In this order: classifier, vae, clip, unet.")],
+    preset: Annotated[str, typer.Option(help="toy, shapes or emoji; for a classifier: perceptual or judge.")] = "emoji",
+    out: Annotated[Path | None, typer.Option(help="The checkpoint folder; left out: runs/PRESET.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps in all; left out: the recipe's.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Pictures a step; left out: the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Left out: the recipe's.")] = None,
+    perceptual: Annotated[str, typer.Option(help="The classifier in the autoencoder's loss.")] = "perceptual",
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 250,
+    sheet_every: Annotated[int, typer.Option(min=0, help="Steps between sample sheets; 0: none.")] = 1000,
+) -> None:
+    """Train one network; kill it and start it again as you like, it goes on from its last saved state.
+
+    The state, TensorBoard's log and the sample sheets are in OUT/training/NETWORK; the trained part lands in OUT.
+    """
+    import torch
+    from tqdm import tqdm
+
+    from ldm_edu.training.loop import train as records
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    folder = out or Path("runs") / preset
+    state = folder / "training" / network
+    run = _run(network, preset, folder, device, steps=steps, batch=batch, seed=seed, perceptual=perceptual)
+    log = _log(state)
+    bar = tqdm(total=run.steps, unit="step", desc=f"{network} {preset}", dynamic_ncols=True)
+    means: dict[str, float] = {}
+    for record in records(run.task, steps=run.steps, seed=run.seed, folder=state, save_every=save_every):
+        bar.update(record.step - bar.n)
+        for name, value in record.values.items():
+            means[name] = 0.95 * means.get(name, value) + 0.05 * value
+            log(name, value, record.step)
+        bar.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in means.items()), refresh=False)
+        if network in ("vae", "unet") and sheet_every and record.step % sheet_every == 0:
+            run.export()
+            _sheet(network, folder, state / f"sheet-{record.step:06}.png")
+    bar.close()
+    run.export()
+    typer.echo(f"{folder}: {network} after {run.steps} steps", err=True)
+
+
+def _run(
+    network: Network, preset: str, folder: Path, device: "torch.device", *, perceptual: str, **changes: int | None
+) -> "Run":
+    from ldm_edu.training import recipes, runs
+
+    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    if network == "classifier":
+        chosen = dataclasses.replace(_recipe(recipes.CLASSIFIERS, network, preset), **given)
+        return runs.classifier_run(chosen, folder, device)
+    if network == "vae":
+        vae = dataclasses.replace(_recipe(recipes.AUTOENCODERS, network, preset), **given)
+        return runs.autoencoder_run(runs.preset_named(preset), vae, folder, device, perceptual=perceptual)
+    if network == "clip":
+        clip = dataclasses.replace(_recipe(recipes.CLIPS, network, preset), **given)
+        return runs.clip_run(runs.preset_named(preset), clip, folder, device)
+    unet = dataclasses.replace(_recipe(recipes.UNETS, network, preset), **given)
+    return runs.unet_run(runs.preset_named(preset), unet, folder, device)
+
+
+def _recipe(table: "Mapping[str, T]", network: Network, preset: str) -> T:
+    if preset not in table:
+        raise ValueError(f"there is no recipe for {network} {preset!r}; choose one of {', '.join(table)}")
+    return table[preset]
+
+
+def _log(folder: Path) -> "Callable[[str, float, int], object]":
+    """A function that logs a number for TensorBoard, or does nothing where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return lambda name, value, step: None
+    return SummaryWriter(str(folder)).add_scalar
+
+
+def _sheet(network: Network, folder: Path, path: Path) -> None:
+    """Pictures drawn, or decoded, by the model as it is now."""
+    from ldm_edu.pictures import save_png, sheet, to_pil
+    from ldm_edu.training.sheets import decoded, drawn
+
+    captions, images = drawn(folder) if network == "unet" else decoded(folder)
+    save_png(path, sheet([to_pil(image) for image in images], captions))

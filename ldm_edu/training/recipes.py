@@ -1,0 +1,104 @@
+"""What each shipped network was trained with: numbers as frozen dataclasses, one table a network.
+
+Every figure of a recipe can be changed from the command line's `ldm-edu train`; what is written here is what made
+the weights under data/checkpoints, and their model cards name it.
+"""
+
+from dataclasses import dataclass
+
+from ldm_edu.config import ClassifierConfig
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe:
+    """Weights of the four losses, and how long (Rombach et al. 2022, appendix G)."""
+
+    steps: int
+    batch: int
+    lr: float
+    kl: float = 1e-4  # times the KL divergence a pixel value, in nats
+    perceptual: float = 0.0  # 0: no perceptual network is loaded
+    adversarial: float = 0.0
+    perceptual_from: float = 0.0  # of the run
+    adversarial_from: float = 0.8
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """A classifier of emoji: ``core`` concepts or all, ``held_out`` pictures too or not."""
+
+    config: ClassifierConfig
+    core: bool
+    held_out: bool  # the judge must know every picture; the perceptual loss must not have seen the test's
+    steps: int
+    batch: int
+    lr: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class ClipRecipe:
+    """CLIP on pictures and captions (Radford et al. 2021, section 2.5)."""
+
+    steps: int
+    batch: int
+    lr: float
+    seed: int = 3
+
+
+@dataclass(frozen=True)
+class UNetRecipe:
+    """The diffusion model on cached latents."""
+
+    steps: int
+    batch: int
+    lr: float
+    drop: float = 0.1  # share of conditions replaced by the blank one (Ho and Salimans 2022)
+    gamma: float = 5.0  # of the min-SNR weight (Hang et al. 2023)
+    ema_decay: float = 0.999
+    joint_text: bool = (
+        False  # the text encoder learns along (Rombach et al. 2022), or CLIP's is kept (Stable Diffusion)
+    )
+    seed: int = 4
+
+
+AUTOENCODERS = {
+    "toy": AutoencoderRecipe(steps=40, batch=8, lr=1e-3),
+    "shapes": AutoencoderRecipe(steps=4000, batch=32, lr=1.2e-3),
+    "emoji": AutoencoderRecipe(
+        steps=4500, batch=16, lr=1.2e-3, perceptual=0.05, perceptual_from=0.3, adversarial=0.002, adversarial_from=0.85
+    ),
+}
+
+CLASSIFIERS = {
+    "perceptual": ClassifierRecipe(
+        ClassifierConfig(concepts=1386, styles=6, channels=32, mults=(1, 2, 4)),
+        core=False,
+        held_out=False,
+        steps=2400,
+        batch=64,
+        lr=2e-3,
+        seed=11,
+    ),
+    "judge": ClassifierRecipe(
+        ClassifierConfig(concepts=1386, styles=6, channels=48, mults=(1, 2, 4, 6)),
+        core=True,
+        held_out=True,
+        steps=1600,
+        batch=64,
+        lr=2e-3,
+        seed=12,
+    ),
+}
+
+CLIPS = {
+    "toy": ClipRecipe(steps=40, batch=16, lr=1e-3),
+    "emoji": ClipRecipe(steps=800, batch=128, lr=1e-3),
+}
+
+UNETS = {
+    "toy": UNetRecipe(steps=40, batch=8, lr=1e-3, ema_decay=0.9),
+    "shapes": UNetRecipe(steps=8000, batch=64, lr=1e-3, joint_text=True),
+    "emoji": UNetRecipe(steps=6000, batch=64, lr=8e-4),
+}

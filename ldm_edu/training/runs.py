@@ -1,0 +1,168 @@
+"""A run of training, from the name of a preset to the files of a checkpoint.
+
+The parts of a model are trained one after the other into one checkpoint folder: first the autoencoder, then CLIP, then
+the U-Net, which reads both. Each run's own state, by which it resumes, lies in a folder of its own.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ldm_edu.checkpoint.io import load_into, load_preset, load_tensors, save_checkpoint, save_tensors
+from ldm_edu.classifiers import load_classifier, save_classifier
+from ldm_edu.config import PRESETS, Preset
+from ldm_edu.datasets.emoji import STYLES, emoji_labels
+from ldm_edu.models.autoencoder import AutoencoderKL
+from ldm_edu.models.classifier import Classifier
+from ldm_edu.models.clip import CLIP, TextEncoder
+from ldm_edu.models.unet import UNet
+from ldm_edu.schedule import make_schedule
+from ldm_edu.training import sources
+from ldm_edu.training.loop import Task
+from ldm_edu.training.recipes import (
+    AutoencoderRecipe,
+    ClassifierRecipe,
+    ClipRecipe,
+    UNetRecipe,
+)
+from ldm_edu.training.tasks import AutoencoderTask, ClassifierTask, ClipTask, DiffusionTask
+
+
+@dataclass(frozen=True)
+class Run:
+    """Something to train: hand ``task``, ``steps`` and ``seed`` to `train`, then call ``export``."""
+
+    task: Task
+    steps: int
+    seed: int
+    export: Callable[[], None]  # writes the trained part into the checkpoint folder
+
+
+def autoencoder_run(
+    preset: Preset, recipe: AutoencoderRecipe, folder: Path, device: torch.device, *, perceptual: str | Path
+) -> Run:
+    """Train the autoencoder of a preset; its export starts the checkpoint ``folder`` and measures the latent scale.
+
+    ``perceptual`` names the classifier whose features the perceptual loss compares; unused where its weight is 0.
+    """
+    assert preset.autoencoder is not None, f"the preset {preset.name} has no autoencoder"
+    torch.manual_seed(recipe.seed)
+    model = AutoencoderKL(preset.autoencoder).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    judge = load_classifier(perceptual).model.to(device) if recipe.perceptual else None
+    task = AutoencoderTask(
+        model,
+        sources.pictures(preset),
+        perceptual=judge,
+        batch=recipe.batch,
+        lr=recipe.lr,
+        kl=recipe.kl,
+        perceptual_weight=recipe.perceptual,
+        perceptual_from=recipe.perceptual_from,
+        adversarial_weight=recipe.adversarial,
+        adversarial_from=recipe.adversarial_from,
+    )
+
+    def export() -> None:
+        trained: AutoencoderKL = task.ema.model  # type: ignore[assignment]
+        scale, shift = sources.measure_scale(sources.encode_all(trained, sources.captioned_pictures(preset, 1)))
+        config = dataclasses.replace(trained.config, scale=round(scale, 5), shift=round(shift, 5))
+        save_checkpoint(folder, dataclasses.replace(preset, autoencoder=config), {"autoencoder": trained.state_dict()})
+
+    return Run(task, recipe.steps, recipe.seed, export)
+
+
+def classifier_run(recipe: ClassifierRecipe, folder: Path, device: torch.device) -> Run:
+    """Train a classifier of emoji."""
+    torch.manual_seed(recipe.seed)
+    model = Classifier(recipe.config).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    task = ClassifierTask(
+        model,
+        sources.labelled_pictures(core=recipe.core, held_out=recipe.held_out),
+        batch=recipe.batch,
+        lr=recipe.lr,
+    )
+    seen = f"{'core' if recipe.core else 'all'} concepts, held-out pictures {'too' if recipe.held_out else 'excluded'}"
+
+    def export() -> None:
+        trained: Classifier = task.ema.model  # type: ignore[assignment]
+        save_classifier(folder, trained, emoji_labels(), STYLES, trained_on=seen)
+
+    return Run(task, recipe.steps, recipe.seed, export)
+
+
+def clip_run(preset: Preset, recipe: ClipRecipe, folder: Path, device: torch.device) -> Run:
+    """Train CLIP; its export adds both towers to the checkpoint ``folder``."""
+    assert preset.text and preset.vision and preset.embed_dim, f"the preset {preset.name} has no CLIP to train"
+    torch.manual_seed(recipe.seed)
+    model = CLIP(preset.text, preset.vision, preset.embed_dim).to(device)
+    task = ClipTask(model, sources.caption_pairs(preset), batch=recipe.batch, lr=recipe.lr)
+
+    def export() -> None:
+        save_tensors(folder, "text", model.text.state_dict())
+        save_tensors(folder, "vision", model.vision.state_dict())
+        joint = {k: v for k, v in model.state_dict().items() if not k.startswith(("text.", "vision."))}
+        save_tensors(folder, "clip", joint)
+
+    return Run(task, recipe.steps, recipe.seed, export)
+
+
+def unet_run(preset: Preset, recipe: UNetRecipe, folder: Path, device: torch.device) -> Run:
+    """Train the U-Net on the latents of the checkpoint ``folder``'s autoencoder, with its text encoder or a new one.
+
+    Raises
+    ------
+    CheckpointError
+        if the parts that are trained before are not in ``folder``.
+    """
+    torch.manual_seed(recipe.seed)
+    preset = load_preset(folder)
+    assert preset.autoencoder and preset.text, f"the preset {preset.name} has no autoencoder or no text"
+    encoder = TextEncoder(preset.text).to(device)
+    if not recipe.joint_text:
+        load_into(encoder, load_tensors(folder, "text"), f"the text encoder of {folder}")
+        encoder.to(device).requires_grad_(False)
+    model = UNet(preset.unet).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    nn.init.zeros_(model.conv_out.weight)  # the first prediction is 0, its mean: training starts calm
+
+    autoencoder = AutoencoderKL(preset.autoencoder)
+    load_into(autoencoder, load_tensors(folder, "autoencoder"), f"the autoencoder of {folder}")
+    captioned = sources.captioned_pictures(preset)
+    raw = sources.encode_all(autoencoder.to(device), captioned)
+    latents = (raw - preset.autoencoder.shift) * preset.autoencoder.scale
+    task = DiffusionTask(
+        model,
+        make_schedule(preset.schedule),
+        preset.prediction,
+        sources.diffusion_batches(preset, captioned, latents, encoder, drop=recipe.drop, joint=recipe.joint_text),
+        batch=recipe.batch,
+        lr=recipe.lr,
+        ema_decay=recipe.ema_decay,
+        gamma=recipe.gamma,
+        encoder=encoder if recipe.joint_text else None,
+    )
+
+    def export() -> None:
+        averaged = task.ema.model
+        if recipe.joint_text:
+            save_tensors(folder, "text", averaged["text"].state_dict())  # type: ignore[index]
+            averaged = averaged["unet"]  # type: ignore[index]
+        save_tensors(folder, "unet", averaged.state_dict())
+
+    return Run(task, recipe.steps, recipe.seed, export)
+
+
+def preset_named(name: str) -> Preset:
+    """A preset by its name.
+
+    Raises
+    ------
+    ValueError
+        if there is none, listing them.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]

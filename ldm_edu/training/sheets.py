@@ -1,0 +1,38 @@
+"""Sample sheets: what a model in training can do so far, always of the same captions and seeds."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ldm_edu.checkpoint.io import load_into, load_preset, load_tensors
+from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.models.autoencoder import AutoencoderKL
+from ldm_edu.training.sources import captioned_pictures
+
+COUNT = 16
+
+
+@torch.no_grad()
+def decoded(folder: Path) -> tuple[list[str], list[Tensor]]:
+    """Captions and pictures: every picture of the training set beside its reconstruction."""
+    preset = load_preset(folder)
+    assert preset.autoencoder is not None
+    model = AutoencoderKL(preset.autoencoder)
+    load_into(model, load_tensors(folder, "autoencoder"), f"the autoencoder of {folder}")
+    captioned = captioned_pictures(preset, 1)
+    rows = captioned.base[torch.linspace(0, len(captioned.base) - 1, COUNT // 2).long()]
+    images = captioned.images(rows)
+    again = model.decode(model.encode(images).mode)
+    pairs = [picture for pair in zip(images, again, strict=True) for picture in pair]
+    return [caption for i in rows for caption in (captioned.captions[i], "decoded")], pairs
+
+
+@torch.no_grad()
+def drawn(folder: Path) -> tuple[list[str], list[Tensor]]:
+    """Captions and pictures drawn from them, 20 steps at guidance 4."""
+    model = LatentDiffusion.from_pretrained(folder)
+    captioned = captioned_pictures(model.preset, 1)
+    captions = [captioned.captions[i] for i in torch.linspace(0, len(captioned.captions) - 1, COUNT).long()]
+    *_, last = model.generate(captions, seeds=list(range(COUNT)), steps=20, guidance=4.0)
+    return captions, list(model.decode(last.x))

@@ -1,0 +1,157 @@
+"""Where training's batches come from: pictures, captions and their latents, drawn by a seeded generator."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ldm_edu.config import Preset
+from ldm_edu.datasets.backgrounds import PALETTE, background, composite, random_backgrounds
+from ldm_edu.datasets.emoji import EmojiTensors, emoji_tensors
+from ldm_edu.datasets.shapes import ShapesTensors, shapes_tensors
+from ldm_edu.models.autoencoder import AutoencoderKL
+from ldm_edu.models.clip import TextEncoder
+from ldm_edu.tokenizer import Tokenizer
+from ldm_edu.training.tasks import DiffusionBatch, Pictures, autocast
+
+SHAPES_SHOWN = 20_000  # scenes drawn for a training set
+TOY_SHOWN = 256
+CHUNK = 64  # pictures encoded at once
+
+
+def pictures(preset: Preset) -> Pictures:
+    """Pictures for the autoencoder of a preset: emoji on random backgrounds, or drawn shapes."""
+    if preset.name == "emoji":
+        rgba = emoji_tensors("train").rgba
+        return lambda rng, n: composite(rgba[torch.randint(len(rgba), (n,), generator=rng)], random_backgrounds(n, rng))
+    images = _drawn(preset).images
+    return lambda rng, n: images[torch.randint(len(images), (n,), generator=rng)]
+
+
+def labelled_pictures(*, core: bool, held_out: bool) -> Callable[[torch.Generator, int], tuple[Tensor, Tensor, Tensor]]:
+    """Emoji on random backgrounds with the ids of concept and style, for a classifier."""
+    data = emoji_tensors("all" if held_out else "train", core=core)
+
+    def draw(rng: torch.Generator, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        i = torch.randint(len(data.rgba), (n,), generator=rng)
+        return composite(data.rgba[i], random_backgrounds(n, rng)), data.concepts[i], data.styles[i]
+
+    return draw
+
+
+def caption_pairs(preset: Preset) -> Callable[[torch.Generator, int], tuple[Tensor, Tensor]]:
+    """Pictures and the tokens of their captions, for CLIP; a batch never holds the same picture twice."""
+    captioned = captioned_pictures(preset)
+    tokens = _tokenizer(preset)(captioned.captions)
+
+    def draw(rng: torch.Generator, n: int) -> tuple[Tensor, Tensor]:
+        kinds = torch.randperm(len(captioned.base), generator=rng)[:n]
+        rows = captioned.pick(kinds, rng)
+        return captioned.images(rows), tokens[rows]
+
+    return draw
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Pictures on several backgrounds, each with its caption; a ``base`` picture's first row is on white."""
+
+    base: Tensor  # (P,) the first row of each picture
+    variants: int  # rows a picture
+    rgba: Tensor | None
+    drawn: Tensor | None  # (N, 3, H, W), where there is no transparency
+    colours: Tensor  # (N, 3)
+    captions: list[str]
+
+    def pick(self, kinds: Tensor, rng: torch.Generator, plain: float = 0.75) -> Tensor:
+        """Rows for some pictures: on white with probability ``plain``, else on one of the coloured backgrounds."""
+        if self.variants == 1:
+            return self.base[kinds]
+        other = 1 + torch.randint(self.variants - 1, kinds.shape, generator=rng)
+        return self.base[kinds] + torch.where(torch.rand(kinds.shape, generator=rng) < plain, 0, other)
+
+    def images(self, rows: Tensor) -> Tensor:
+        """The pictures of some rows, (n, 3, H, W) in [-1, 1]."""
+        if self.drawn is not None:
+            return self.drawn[rows]
+        assert self.rgba is not None
+        return composite(self.rgba[rows // self.variants], self.colours[rows])
+
+
+def captioned_pictures(preset: Preset, variants: int = 3, seed: int = 0) -> Captioned:
+    """The captioned training set of a preset. Emoji: the core concepts, on white and on ``variants - 1`` colours."""
+    if preset.name != "emoji":
+        data = _drawn(preset)
+        rows = torch.arange(len(data.images))
+        return Captioned(rows, 1, None, data.images, torch.ones(len(rows), 3), data.captions)
+    emoji: EmojiTensors = emoji_tensors("train", core=True)
+    rng = torch.Generator().manual_seed(seed)
+    names = [name for name in PALETTE if name != "white"]
+    captions, colours = [], []
+    for plain in emoji.captions:
+        picked = [names[i] for i in torch.randperm(len(names), generator=rng)[: variants - 1]]
+        captions += [plain] + [
+            f"{plain}, on {'an' if name[0] in 'aeiou' else 'a'} {name} background" for name in picked
+        ]
+        colours += [background("white")] + [background(name) for name in picked]
+    base = torch.arange(len(emoji.captions)) * variants
+    return Captioned(base, variants, emoji.rgba, None, torch.cat(colours), captions)
+
+
+@torch.no_grad()
+def encode_all(model: AutoencoderKL, captioned: Captioned) -> Tensor:
+    """The most likely raw latents of every row, (N, C, h, w), computed once for the whole run."""
+    device = next(model.parameters()).device
+    latents = []
+    for rows in torch.arange(len(captioned.captions)).split(CHUNK):
+        with autocast(device):
+            latents.append(model.encode(captioned.images(rows).to(device)).mode.float().cpu())
+    return torch.cat(latents)
+
+
+def measure_scale(latents: Tensor) -> tuple[float, float]:
+    """(scale, shift) that give latents of mean 0 and standard deviation 1 (Rombach et al. 2022, appendix G)."""
+    shift = float(latents.mean())
+    return float(1.0 / (latents - shift).std()), shift
+
+
+@torch.no_grad()
+def text_states(preset: Preset, encoder: TextEncoder, captions: list[str]) -> Tensor:
+    """The states of a kept text encoder for every caption, (N, L, D), computed once for the whole run."""
+    tokens = _tokenizer(preset)(captions)
+    device = next(encoder.parameters()).device
+    return torch.cat([encoder(rows.to(device)).last.float().cpu() for rows in tokens.split(4 * CHUNK)])
+
+
+def diffusion_batches(
+    preset: Preset, captioned: Captioned, latents: Tensor, encoder: TextEncoder, *, drop: float, joint: bool
+) -> Callable[[torch.Generator, int], DiffusionBatch]:
+    """Latents (already scaled) with their text states; a share ``drop`` of the captions is replaced by the blank one.
+
+    ``joint``: the states are computed anew in each step, with gradients, because the encoder learns along.
+    """
+    device = next(encoder.parameters()).device
+    tokens = _tokenizer(preset)([*captioned.captions, ""])
+    blank = len(captioned.captions)
+    states = None if joint else text_states(preset, encoder, [*captioned.captions, ""])
+
+    def draw(rng: torch.Generator, n: int) -> DiffusionBatch:
+        kinds = torch.randint(len(captioned.base), (n,), generator=rng)
+        rows = captioned.pick(kinds, rng)
+        texts = torch.where(torch.rand(n, generator=rng) < drop, blank, rows)
+        if states is not None:
+            return DiffusionBatch(latents[rows], context=states[texts].to(device))
+        with autocast(device):
+            return DiffusionBatch(latents[rows], context=encoder(tokens[texts].to(device)).last)
+
+    return draw
+
+
+def _tokenizer(preset: Preset) -> Tokenizer:
+    assert preset.text is not None, f"the preset {preset.name} has no text"
+    return Tokenizer(preset.text.vocab, preset.text.length)
+
+
+def _drawn(preset: Preset) -> ShapesTensors:
+    return shapes_tensors("train", TOY_SHOWN if preset.name == "toy" else SHAPES_SHOWN, size=preset.size)
