@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
@@ -29,17 +29,34 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
         if the file system refuses (full, read-only, no such place), with the remedy. An error of ``write`` that is
         not an `OSError` passes through unchanged. In both cases nothing new is left on the disk.
     """
-    path = Path(path)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")  # same folder: rename cannot cross disks
+    atomic_write_all({Path(path): write})
+
+
+def atomic_write_all(writes: Mapping[Path, Callable[[Path], None]]) -> None:
+    """`atomic_write` for files that belong together: none is renamed into place before all are written.
+
+    Raises
+    ------
+    SaveError
+        as `atomic_write`; then every file is still the old one.
+    """
+    # in the same folder, since a rename cannot cross disks
+    beside = {path: path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}") for path in writes}
+    path = Path()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(beside)
-        _flush(beside)
-        os.replace(beside, path)
+        for path, write in writes.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            write(beside[path])
+            _flush(beside[path])
+        for path in writes:
+            os.replace(beside[path], path)
     except OSError as error:
         raise SaveError(error.errno, f"{path} was not saved: {_remedy(error, path)}") from error
     finally:
-        _remove(beside)
+        for part in beside.values():
+            _remove(part)
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:

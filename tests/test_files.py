@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ldm_edu import files
-from ldm_edu.files import SaveError, atomic_write, atomic_write_bytes, atomic_write_text
+from ldm_edu.files import SaveError, atomic_write, atomic_write_all, atomic_write_bytes, atomic_write_text
 
 
 def test_writes_a_new_file_and_makes_its_folder(tmp_path: Path) -> None:
@@ -88,6 +88,25 @@ def test_a_folder_where_the_file_should_be(tmp_path: Path) -> None:
     with pytest.raises(SaveError, match="folder of that name"):
         atomic_write_text(tmp_path / "name", "text")
     assert os.listdir(tmp_path) == ["name"]
+
+
+def test_files_that_belong_together_change_together(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.bin", tmp_path / "second.bin"
+    first.write_bytes(b"old")
+
+    def fails(beside: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(SaveError, match=r"second\.bin was not saved: the disk is full"):
+        atomic_write_all({first: lambda beside: _write(beside, b"new"), second: fails})
+    assert first.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["first.bin"]
+    atomic_write_all({path: lambda beside: _write(beside, b"new") for path in (first, second)})
+    assert first.read_bytes() == second.read_bytes() == b"new"
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")

@@ -1,0 +1,1 @@
+"""Weights on disk: ours, and the layouts of published ones."""

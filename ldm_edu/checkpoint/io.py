@@ -1,0 +1,301 @@
+"""Checkpoint folders: the preset as ``config.json``, the weights of each part as safetensors.
+
+A part is one file ``unet.safetensors``, or several ``unet-00001-of-00003.safetensors`` where it is large, so that each
+can be kept in a git repository. Numbers are bfloat16 on disk. Loading is strict: what does not fit exactly is refused
+with a sentence that says what to do, and nothing is ever unpickled.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ldm_edu.config import Preset, from_dict, to_dict
+from ldm_edu.files import atomic_write_all
+
+FORMAT = "ldm-edu/1"
+SHARD_BYTES = 15 * 2**20
+Tensors = dict[str, Tensor]
+
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+_PICKLE_HEADS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip of torch.save; bare pickles
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message says why, and what to do."""
+
+
+def save_checkpoint(
+    folder: Path,
+    preset: Preset,
+    parts: Mapping[str, Mapping[str, Tensor]],
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """Write a whole checkpoint: every part, then ``config.json``. Files of an older one that it replaces are removed.
+
+    Nothing is renamed into place before everything is written, so a full disk leaves the older checkpoint as it was.
+
+    Parameters
+    ----------
+    parts
+        name of a part ("unet", "autoencoder", "text" ...) to its tensors.
+    shard_bytes, dtype
+        as in `save_tensors`.
+
+    Raises
+    ------
+    SaveError
+        if the folder cannot be written.
+    """
+    writes: dict[Path, Callable[[Path], None]] = {}
+    for part, tensors in parts.items():
+        writes |= _shards(folder, part, tensors, shard_bytes, dtype)
+    text = json.dumps({"format": FORMAT, **to_dict(preset)}, indent=2) + "\n"
+    writes[folder / "config.json"] = lambda beside: _write(beside, text.encode())
+    atomic_write_all(writes)
+    _remove_stale(folder, parts, writes)
+
+
+def save_tensors(
+    folder: Path,
+    part: str,
+    tensors: Mapping[str, Tensor],
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """Write one part of a checkpoint, in place of the one that may be there.
+
+    Parameters
+    ----------
+    shard_bytes
+        size of a file's tensors at most; a single tensor that is larger has a file to itself.
+    dtype
+        of the floating numbers on disk.
+
+    Raises
+    ------
+    SaveError
+        if the folder cannot be written; then the old part is untouched.
+    """
+    writes = _shards(folder, part, tensors, shard_bytes, dtype)
+    atomic_write_all(writes)
+    _remove_stale(folder, [part], writes)
+
+
+def load_preset(folder: Path) -> Preset:
+    """The preset that a checkpoint folder was saved with.
+
+    Raises
+    ------
+    CheckpointError
+        if the folder holds no checkpoint of this format.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} holds no checkpoint: it has no config.json. Check the path.{_hint(folder)}")
+    try:
+        values = json.loads(path.read_bytes())
+        found = values.pop("format", None)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a readable config ({error}); copy the checkpoint anew.") from error
+    if found != FORMAT:
+        raise CheckpointError(
+            f"{path} says format {found!r}, and this version reads {FORMAT!r}; use a checkpoint that ldm-edu saved, or "
+            "another version of ldm-edu."
+        )
+    try:
+        preset: Preset = from_dict(Preset, values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} describes no model: {error}.") from error
+    return preset
+
+
+def load_tensors(folder: Path, part: str, *, dtype: torch.dtype = torch.float32) -> Tensors:
+    """All tensors of one part of a checkpoint folder, the floating ones as ``dtype``.
+
+    Raises
+    ------
+    CheckpointError
+        if files are missing, damaged, or not safetensors.
+    """
+    tensors: Tensors = {}
+    for path in _files_of(folder, part):
+        shard = read_file(path, dtype=dtype)
+        if twice := sorted(tensors.keys() & shard.keys()):
+            raise CheckpointError(f"{path} repeats {twice[0]} of another file; remove this part and copy it anew.")
+        tensors |= shard
+    return tensors
+
+
+def has_part(folder: Path, part: str) -> bool:
+    """Whether a checkpoint folder holds a part."""
+    return bool(_named(folder, part))
+
+
+def read_file(path: Path, *, dtype: torch.dtype | None = None) -> Tensors:
+    """The tensors of one safetensors file; floating ones as ``dtype``, or as they are stored.
+
+    Raises
+    ------
+    CheckpointError
+        if it is a pickle, is cut short, or is no safetensors file.
+    """
+    refuse_pickle(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {_diagnosis(path, error)}") from error
+    if dtype is None:
+        return tensors
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def refuse_pickle(path: Path) -> None:
+    """Refuse a file that loading would run as a program, by its name or its first bytes.
+
+    Raises
+    ------
+    CheckpointError
+        if it is a pickle, with how to convert it.
+    """
+    head = b""
+    if path.is_file():
+        with open(path, "rb") as file:
+            head = file.read(9)
+    is_safetensors = head[8:] == b"{"  # its first eight bytes are a length, and any length can look like a pickle
+    if path.suffix.lower() in _PICKLES or (head.startswith(_PICKLE_HEADS) and not is_safetensors):
+        raise CheckpointError(
+            f"{path} is a pickle, which can run any program when it is opened, so it is not. Take the .safetensors "
+            "file of the same model; or, if you trust its maker, convert it: "
+            "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')."
+        )
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Make ``tensors`` the weights of a module, each and every one; those of ``meta`` become real.
+
+    Parameters
+    ----------
+    what
+        what the tensors are, for the message: "the unet of data/checkpoints/emoji".
+
+    Raises
+    ------
+    CheckpointError
+        if one is missing, unknown, of another shape, no floating number, or not finite; the module is unchanged then.
+    """
+    wanted = module.state_dict()
+    remedy = (
+        "They were saved with another preset, or for another part: check config.json, or choose another checkpoint."
+    )
+    if missing := sorted(wanted.keys() - tensors.keys()):
+        raise CheckpointError(f"{what}: {len(missing)} of {len(wanted)} tensors missing: {_list(missing)}. {remedy}")
+    if unknown := sorted(tensors.keys() - wanted.keys()):
+        raise CheckpointError(f"{what}: {len(unknown)} tensors not of this model: {_list(unknown)}. {remedy}")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            shapes = f"{tuple(tensor.shape)}, the model needs {tuple(wanted[name].shape)}"
+            raise CheckpointError(f"{what}: {name} has shape {shapes}. {remedy}")
+        if tensor.is_floating_point() != wanted[name].is_floating_point():
+            raise CheckpointError(f"{what}: {name} holds {tensor.dtype}, not {wanted[name].dtype}. {remedy}")
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(
+            f"{what}: NaN or infinite weights in {_list(broken)}. Nothing can be drawn with them; the training that "
+            "wrote them had diverged: use an earlier checkpoint, or lower the learning rate."
+        )
+    on_meta = any(tensor.is_meta for tensor in wanted.values())  # no memory to copy to: the tensors take their place
+    module.load_state_dict(dict(tensors), strict=True, assign=on_meta)
+
+
+def _shards(
+    folder: Path, part: str, tensors: Mapping[str, Tensor], shard_bytes: int, dtype: torch.dtype
+) -> dict[Path, Callable[[Path], None]]:
+    """The files of a part and how to write each."""
+    shards: list[Tensors] = [{}]
+    room = shard_bytes
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+        room -= tensor.nbytes
+        if room < 0 and shards[-1]:
+            shards.append({})
+            room = shard_bytes - tensor.nbytes
+        shards[-1][name] = tensor
+    if len(shards) == 1:
+        names = [f"{part}.safetensors"]
+    else:
+        names = [f"{part}-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+    return {folder / name: _writer(shard) for name, shard in zip(names, shards, strict=True)}
+
+
+def _writer(tensors: Tensors) -> Callable[[Path], None]:
+    # not safetensors' save_file, whose error on a full disk is no OSError
+    return lambda beside: _write(beside, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _named(folder: Path, part: str) -> list[Path]:
+    pattern = re.compile(rf"{re.escape(part)}(-\d{{5}}-of-\d{{5}})?\.safetensors")
+    return sorted(path for path in folder.glob("*.safetensors") if pattern.fullmatch(path.name))
+
+
+def _files_of(folder: Path, part: str) -> list[Path]:
+    found = _named(folder, part)
+    if not found:
+        raise CheckpointError(f"{folder} has no {part}.safetensors; copy the checkpoint anew, whole.{_hint(folder)}")
+    totals = {path.stem[-5:] if path.stem != part else "00001" for path in found}
+    names = {path.name for path in found}
+    if len(totals) > 1:
+        raise CheckpointError(f"{folder} mixes two savings of {part}: {_list(sorted(names))}. Remove the older files.")
+    total = int(totals.pop())
+    wanted = {f"{part}-{i:05}-of-{total:05}.safetensors" for i in range(1, total + 1)}
+    if names != {f"{part}.safetensors"} and (missing := sorted(wanted - names)):
+        raise CheckpointError(f"{folder} lacks {_list(missing)} of {total} files of {part}; copy it anew, whole.")
+    return found
+
+
+def _remove_stale(folder: Path, parts: Iterable[str], written: Mapping[Path, object]) -> None:
+    for part in parts:
+        for path in _named(folder, part):
+            if path not in written:
+                path.unlink()
+
+
+def _diagnosis(path: Path, error: Exception) -> str:
+    """Why a file that should be safetensors is none: eight bytes of header length, a JSON header, then the numbers."""
+    if not path.is_file():
+        return "there is no such file. Check the path."
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        header_size = int.from_bytes(file.read(8), "little")
+        if size < 8 or header_size > size - 8:
+            return f"it is cut short, or no safetensors file ({size} bytes). Copy or download it anew."
+        try:
+            header = json.loads(file.read(header_size))
+            wanted = 8 + header_size + max(v["data_offsets"][1] for k, v in header.items() if k != "__metadata__")
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            return "it is no safetensors file, or damaged. Copy or download it anew."
+    if size < wanted:
+        return f"it is cut short: {size} bytes of {wanted}. Copy or download it anew."
+    return f"it is damaged ({error}). Copy or download it anew."
+
+
+def _hint(folder: Path) -> str:
+    pickles = sorted(path.name for path in folder.glob("*") if path.suffix.lower() in _PICKLES)
+    return f" ({pickles[0]} is a pickle, which is never opened: convert it to safetensors first.)" if pickles else ""
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
