@@ -1,0 +1,161 @@
+"""The training loop: killed and resumed to the same weights, refusing what it cannot use; the tasks learn."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ldm_edu.config import TOY
+from ldm_edu.models.unet import UNet
+from ldm_edu.schedule import make_schedule
+from ldm_edu.training.ema import Ema
+from ldm_edu.training.loop import load_state, rng_for, train, trapezoid
+from ldm_edu.training.tasks import DiffusionBatch, DiffusionTask
+
+
+def toy_task(lr: float = 1e-3) -> DiffusionTask:
+    """A toy U-Net on random latents that depend on the step's generator alone."""
+    torch.manual_seed(0)
+    model = UNet(TOY.unet)
+
+    def batches(rng: torch.Generator, n: int) -> DiffusionBatch:
+        return DiffusionBatch(torch.randn(n, 4, 8, 8, generator=rng), torch.randn(n, 3, 32, generator=rng))
+
+    schedule = make_schedule(TOY.schedule)
+    return DiffusionTask(model, schedule, "v", batches, batch=4, lr=lr, ema_decay=0.9)
+
+
+def weights(task: DiffusionTask) -> dict[str, torch.Tensor]:
+    return {f"{name}.{k}": v.clone() for name, m in task.modules.items() for k, v in m.state_dict().items()}
+
+
+def assert_equal(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert got.keys() == wanted.keys()
+    assert [k for k in wanted if not torch.equal(got[k], wanted[k])] == []
+
+
+def test_resumed_run_equals_the_unbroken_one_bit_for_bit(tmp_path: Path) -> None:
+    unbroken = toy_task()
+    list(train(unbroken, steps=6, seed=5))
+    first = toy_task()
+    for record in train(first, steps=6, seed=5, folder=tmp_path, save_every=2):
+        if record.step == 5:  # saved after 4; steps 5 and 6 are done again
+            break
+    resumed = toy_task()
+    assert [r.step for r in train(resumed, steps=6, seed=5, folder=tmp_path, save_every=2)] == [5, 6]
+    assert_equal(weights(resumed), weights(unbroken))
+
+
+def test_another_seed_gives_other_weights() -> None:
+    a, b = toy_task(), toy_task()
+    list(train(a, steps=1, seed=1))
+    list(train(b, steps=1, seed=2))
+    assert not torch.equal(a.model.conv_in.weight, b.model.conv_in.weight)
+
+
+KILLED = """
+import sys; sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+import torch; torch.set_num_threads(1)
+from test_training import toy_task
+from ldm_edu.training.loop import train
+for record in train(toy_task(), steps=40, seed=5, folder=Path(sys.argv[1]), save_every=1):
+    print(record.step, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_a_random_moment_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    unbroken = toy_task()
+    list(train(unbroken, steps=40, seed=5))
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
+    kills = 0
+    for wait in (0.013, 0.101, 0.037, 0.21):  # after the first step each saves; moments that match nothing
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            break  # had been finished already
+        time.sleep(wait)
+        os.kill(process.pid, signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills >= 2, "the run was over before it could be killed; make it longer"
+    resumed = toy_task()
+    start = load_state(resumed, tmp_path)
+    assert 1 <= start <= 40
+    list(train(resumed, steps=40, seed=5, folder=tmp_path))
+    assert_equal(weights(resumed), weights(unbroken))
+
+
+def test_a_damaged_state_is_refused_and_kept(tmp_path: Path) -> None:
+    list(train(toy_task(), steps=1, seed=1, folder=tmp_path))
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="damaged"):
+        list(train(toy_task(), steps=2, seed=1, folder=tmp_path))
+    assert path.read_bytes() == before
+
+
+def test_a_state_of_another_preset_is_refused(tmp_path: Path) -> None:
+    list(train(toy_task(), steps=1, seed=1, folder=tmp_path))
+    other = toy_task()
+    other.modules = {"unet": nn.Linear(2, 2)}
+    with pytest.raises(ValueError, match="another task or preset"):
+        load_state(other, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tmp_path: Path) -> None:
+    task = toy_task()
+    list(train(task, steps=2, seed=1, folder=tmp_path))
+    before = (tmp_path / "state.safetensors").read_bytes()
+    task.model.conv_in.weight.data.fill_(float("nan"))
+
+    class Broken:
+        modules, optimizers = task.modules, task.optimizers
+
+        def step(self, step: int, progress: float, rng: torch.Generator) -> dict[str, float]:
+            return {"loss": float("nan")}
+
+    with pytest.raises(ValueError, match="nan or infinite at step 3"):
+        list(train(Broken(), steps=4, seed=1, folder=tmp_path))
+    assert (tmp_path / "state.safetensors").read_bytes() == before
+
+
+def test_the_diffusion_task_learns() -> None:
+    torch.manual_seed(0)
+    task = toy_task(lr=3e-3)
+    fixed = torch.randn(4, 4, 8, 8)
+    task.batches = lambda rng, n: DiffusionBatch(fixed, torch.zeros(4, 3, 32))
+    losses = [r.values["loss"] for r in train(task, steps=120, seed=1)]
+    assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
+
+
+def test_steps_draw_different_numbers_and_runs_the_same() -> None:
+    draws = [torch.rand(4, generator=rng_for(seed, step)) for seed in (1, 2) for step in (0, 1)]
+    assert len({tuple(d.tolist()) for d in draws}) == 4
+    assert torch.equal(draws[0], torch.rand(4, generator=rng_for(1, 0)))
+
+
+def test_trapezoid_rises_stays_and_falls() -> None:
+    factors = [trapezoid(step / 1000, step) for step in range(1000)]
+    assert factors[0] < 0.05 and factors[100] == factors[700] == 1.0 and factors[-1] < 0.01
+
+
+def test_ema_follows_fast_at_first_and_then_slowly() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    ema = Ema(model, decay=0.9)
+    model.weight.data.fill_(1.0)
+    ema.model.weight.data.fill_(0.0)  # type: ignore[union-attr, operator]
+    ema.update(model)
+    assert ema.model.weight.item() == pytest.approx(0.9)  # type: ignore[union-attr, operator]  # decay 1/10
+    ema.updates.fill_(10_000)
+    ema.model.weight.data.fill_(0.0)  # type: ignore[union-attr, operator]
+    ema.update(model)
+    assert ema.model.weight.item() == pytest.approx(0.1)  # type: ignore[union-attr, operator]
