@@ -4,8 +4,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from ldm_edu.checksums import NAME, listed, record
 from ldm_edu.datasets.make import emoji, fashion, splits, tokenizer
-from ldm_edu.datasets.make.checksums import FILE, checksums
 
 
 def main() -> None:
@@ -20,11 +20,9 @@ def main() -> None:
         emoji.build(options.out / "emoji", downloads)
         splits.build(options.out / "emoji")
         fashion.build(options.out / "fashion_mnist", downloads)
-    record = options.out / FILE
-    before = set(record.read_text().splitlines()) if record.is_file() else set()
-    record.write_text(checksums(options.out))
-    changed = sorted(line.split()[1] for line in set(record.read_text().splitlines()) - before)
-    print(f"{len(changed)} files differ from the last build's checksums{':' if changed else '.'}", *changed, sep="\n  ")
+    before = listed(options.out) if (options.out / NAME).is_file() else {}
+    changed = [name for name, value in record(options.out).items() if before.get(name) != value]
+    print(f"{len(changed)} files differ from the last list of checksums", *changed, sep="\n  ")
 
 
 if __name__ == "__main__":
