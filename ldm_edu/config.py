@@ -34,7 +34,7 @@ class UNetConfig:
     head_dim: int | None = None
     linear_proj: bool = False  # the transformer's in and out projections: linear (SD 2) or 1x1 convolution (SD 1)
     vector_dim: int | None = None  # width of a per-picture vector added to the time embedding; None: none
-    groups: int = 32
+    groups: int = 32  # of the norms; a group of one channel would erase that channel's mean, and with it flat colour
 
     def __post_init__(self) -> None:
         if (self.heads is None) == (self.head_dim is None):
@@ -156,9 +156,7 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
     unknown = sorted(set(values) - set(fields))
     if unknown:
         raise ValueError(f"{kind.__name__} has no field {', '.join(unknown)}; was this written by a newer ldm-edu?")
-    missing = [
-        n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING
-    ]
+    missing = [n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING]
     if missing:
         raise ValueError(f"{kind.__name__} lacks the field {', '.join(missing)}")
     return kind(**{name: _read(hints[name], value) for name, value in values.items()})
@@ -202,8 +200,8 @@ TOY = Preset(  # for tests and for reading: trains in seconds
 EMOJI = Preset(  # small enough to train on two CPU cores in an afternoon
     name="emoji",
     size=64,
-    unet=UNetConfig(channels=64, mults=(1, 3, 4), blocks=1, depth=(0, 1, 1), context_dim=192, heads=4),
-    autoencoder=AutoencoderConfig(channels=32, mults=(1, 2, 4), blocks=1, scale=1.0),
+    unet=UNetConfig(channels=64, mults=(1, 3, 3), blocks=1, depth=(0, 1, 1), context_dim=192, heads=4, groups=8),
+    autoencoder=AutoencoderConfig(channels=32, mults=(1, 2, 4), blocks=1, groups=8, scale=1.0),
     text=TextConfig(vocab=8192, length=32, width=192, layers=3, heads=3),
     vision=VisionConfig(size=64, patch=8, width=192, layers=3, heads=3),
     embed_dim=192,
@@ -213,8 +211,8 @@ EMOJI = Preset(  # small enough to train on two CPU cores in an afternoon
 SHAPES = Preset(
     name="shapes",
     size=32,
-    unet=UNetConfig(channels=96, mults=(1, 2), blocks=1, depth=(1, 1), context_dim=128, heads=4),
-    autoencoder=AutoencoderConfig(channels=32, mults=(1, 2, 2), blocks=1, scale=1.0),
+    unet=UNetConfig(channels=64, mults=(1, 2), blocks=1, depth=(1, 1), context_dim=128, heads=4, groups=8),
+    autoencoder=AutoencoderConfig(channels=32, mults=(1, 2, 2), blocks=1, groups=8, scale=1.0),
     text=TextConfig(vocab=1024, length=32, width=128, layers=2, heads=4),
     prediction="v",
 )

@@ -118,10 +118,14 @@ class AutoencoderKL(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.quant = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        with (
+            torch.no_grad()
+        ):  # exp(-6 / 2) = 0.05: training starts as a plain autoencoder, not with latents of pure noise
+            self.quant.bias[config.latent_channels :] = -6.0  # type: ignore[index]
         self.post_quant = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
 
     def encode(self, x: Tensor) -> Posterior:
-        """The posterior over latents of pictures ``x`` (B, in_channels, H, W) in [-1, 1]: (B, latent_channels, H/f, W/f).
+        """The posterior over latents (B, latent_channels, H/f, W/f) of pictures ``x`` (B, in_channels, H, W) in [-1, 1].
 
         Raises
         ------

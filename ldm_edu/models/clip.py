@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm_edu.config import TextConfig, VisionConfig
+from ldm_edu.nn.attention import attend
 
 MAX_LOGIT_SCALE = math.log(100.0)  # section 2.5: the temperature may not scale the logits by more than 100
 
@@ -49,7 +50,7 @@ class SelfAttention(nn.Module):
         q, k, v = (
             rearrange(part(x), "b l (h d) -> b h l d", h=self.heads) for part in (self.query, self.key, self.value)
         )
-        x = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)  # (B, h, L, d)
+        x = attend(q, k, v, causal=self.causal)  # (B, h, L, d)
         return self.out(rearrange(x, "b h l d -> b l (h d)"))
 
 

@@ -5,7 +5,7 @@ down beside their own, ``conv_out``. What does not change from step to step, the
 time embeddings of a known list of steps, can be computed once (`UNet.context_states`, `UNet.time_states`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,14 +27,21 @@ class Stage(nn.Module):
 
     def __init__(self, config: UNetConfig, channels_in: int, channels_out: int, depth: int) -> None:
         super().__init__()
-        self.res = ResBlock(
-            channels_in, channels_out, groups=config.groups, eps=1e-5, time_width=4 * config.channels
-        )
+        self.res = ResBlock(channels_in, channels_out, groups=config.groups, eps=1e-5, time_width=4 * config.channels)
         self.transformer = _transformer(config, channels_out, depth) if depth else None
 
     def forward(self, x: Tensor, shifts: Iterator[Tensor], contexts: Iterator[KeyValue] | None) -> Tensor:
         """(B, channels_in, H, W) -> (B, channels_out, H, W)."""
         return _transform(self.transformer, self.res(x, next(shifts)), contexts)
+
+
+class Level(nn.Module):
+    """The stages of one resolution, and the way to the next: a `Downsample`, an `Upsample`, or nothing."""
+
+    def __init__(self, stages: list[Stage], resample: nn.Module) -> None:
+        super().__init__()
+        self.stages: Sequence[Stage] = nn.ModuleList(stages)  # type: ignore[assignment]
+        self.resample = resample
 
 
 class UNet(nn.Module):
@@ -55,48 +62,37 @@ class UNet(nn.Module):
         self.conv_in = nn.Conv2d(config.in_channels, config.channels, 3, padding=1)
 
         skips = [config.channels]  # widths of the maps that the way up will take from the way down
-        self.down = nn.ModuleList()
+        down: list[Level] = []
         for i, (width, depth) in enumerate(zip(widths, config.depth, strict=True)):
             ins = [widths[i - 1] if i else config.channels] + [width] * (config.blocks - 1)
             last = i == len(widths) - 1
-            self.down.append(
-                nn.ModuleDict(
-                    {
-                        "stages": nn.ModuleList(Stage(config, c, width, depth) for c in ins),
-                        "resample": nn.Identity() if last else Downsample(width),
-                    }
-                )
-            )
+            stages = [Stage(config, c, width, depth) for c in ins]
+            down.append(Level(stages, nn.Identity() if last else Downsample(width)))
             skips += [width] * (config.blocks + (0 if last else 1))
 
-        self.mid = nn.ModuleList(
-            [Stage(config, widths[-1], widths[-1], config.mid_depth), Stage(config, widths[-1], widths[-1], 0)]
-        )
+        mid = [Stage(config, widths[-1], widths[-1], config.mid_depth), Stage(config, widths[-1], widths[-1], 0)]
 
-        self.up = nn.ModuleList()
+        up: list[Level] = []
         current = widths[-1]
         for i, (width, depth) in reversed(list(enumerate(zip(widths, config.depth, strict=True)))):
             ins = [c + skips.pop() for c in [current] + [width] * config.blocks]
-            self.up.append(
-                nn.ModuleDict(
-                    {
-                        "stages": nn.ModuleList(Stage(config, c, width, depth) for c in ins),
-                        "resample": Upsample(width) if i else nn.Identity(),
-                    }
-                )
-            )
+            stages = [Stage(config, c, width, depth) for c in ins]
+            up.append(Level(stages, Upsample(width) if i else nn.Identity()))
             current = width
 
+        self.down: Sequence[Level] = nn.ModuleList(down)  # type: ignore[assignment]
+        self.mid: Sequence[Stage] = nn.ModuleList(mid)  # type: ignore[assignment]
+        self.up: Sequence[Level] = nn.ModuleList(up)  # type: ignore[assignment]
         self.norm_out = GroupNorm(config.groups, config.channels, eps=1e-5)
         self.conv_out = nn.Conv2d(config.channels, config.out_channels, 3, padding=1)
 
     def stages(self) -> Iterator[Stage]:
         """Every stage, in the order of the forward pass."""
         for level in self.down:
-            yield from level["stages"]  # type: ignore[index,misc]
-        yield from self.mid  # type: ignore[misc]
+            yield from level.stages
+        yield from self.mid
         for level in self.up:
-            yield from level["stages"]  # type: ignore[index,misc]
+            yield from level.stages
 
     def time_states(self, t: Tensor, vector: Tensor | None = None) -> TimeStates:
         """The shift of every residual block for the time steps ``t`` (B,) and a ``vector`` (B, vector_dim)."""
@@ -155,18 +151,18 @@ class UNet(nn.Module):
         h = self.conv_in(x)
         skips = [h]
         for level in self.down:
-            for stage in level["stages"]:  # type: ignore[index,union-attr]
+            for stage in level.stages:
                 h = stage(h, shift, keys)
                 skips.append(h)
-            if isinstance(level["resample"], Downsample):  # type: ignore[index]
-                h = level["resample"](h)  # type: ignore[index]
+            if isinstance(level.resample, Downsample):
+                h = level.resample(h)
                 skips.append(h)
         for stage in self.mid:
             h = stage(h, shift, keys)
         for level in self.up:
-            for stage in level["stages"]:  # type: ignore[index,union-attr]
+            for stage in level.stages:
                 h = stage(torch.cat([h, skips.pop()], dim=1), shift, keys)
-            h = level["resample"](h)  # type: ignore[index]
+            h = level.resample(h)
         return self.conv_out(F.silu(self.norm_out(h)))
 
     def _check(self, x: Tensor, context: Tensor | None, contexts: ContextStates | None) -> None:
@@ -176,7 +172,9 @@ class UNet(nn.Module):
         if x.shape[2] % factor or x.shape[3] % factor:
             raise ValueError(f"the sides of x must be multiples of {factor}, not {x.shape[2]} x {x.shape[3]}")
         if config.context_dim and context is None and contexts is None:
-            raise ValueError(f"this U-Net reads a context (B, L, {config.context_dim}); pass one, a blank prompt's if none")
+            raise ValueError(
+                f"this U-Net reads a context (B, L, {config.context_dim}); pass one, a blank prompt's if none"
+            )
 
 
 def _transformer(config: UNetConfig, channels: int, depth: int) -> SpatialTransformer:

@@ -35,7 +35,7 @@ class _GroupNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         """Two sums over the pixels of each channel, then one affine map of dy and x."""
         x, weight, mean, rstd = ctx.saved_tensors
         g, n = ctx.groups, x.shape[2] * x.shape[3] * x.shape[1] // ctx.groups  # n: values in a group

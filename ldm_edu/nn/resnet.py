@@ -29,6 +29,8 @@ class ResBlock(nn.Module):
         self.time_proj = nn.Linear(time_width, channels_out) if time_width else None
         self.norm2 = GroupNorm(groups, channels_out, eps)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)  # the block starts as its skip: signals pass a deep, untrained network
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
         self.skip = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
 
     def shift(self, embedding: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ AUTOENCODERS = {
     "toy": AutoencoderRecipe(steps=40, batch=8, lr=1e-3),
     "shapes": AutoencoderRecipe(steps=4000, batch=32, lr=1.2e-3),
     "emoji": AutoencoderRecipe(
-        steps=4500, batch=16, lr=1.2e-3, perceptual=0.05, perceptual_from=0.3, adversarial=0.002, adversarial_from=0.85
+        steps=3600, batch=16, lr=1.2e-3, perceptual=0.05, perceptual_from=0.3, adversarial=0.002, adversarial_from=0.85
     ),
 }
 
@@ -82,7 +82,7 @@ CLASSIFIERS = {
         seed=11,
     ),
     "judge": ClassifierRecipe(
-        ClassifierConfig(concepts=1386, styles=6, channels=48, mults=(1, 2, 4, 6)),
+        ClassifierConfig(concepts=1386, styles=6, channels=48, mults=(1, 2, 4, 4)),
         core=True,
         held_out=True,
         steps=1600,
