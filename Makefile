@@ -10,6 +10,7 @@ VENV   ?= .venv
 HOME_  := $(abspath $(VENV))
 PY     := $(HOME_)/bin/python
 READY  := $(HOME_)/.ready
+LAB_ROOT ?= $(CURDIR)
 TORCH_INDEX ?= auto
 CPU_INDEX   := https://download.pytorch.org/whl/cpu
 
@@ -32,10 +33,15 @@ export MALLOC_TRIM_THRESHOLD_ := 1073741824
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
+# JupyterLab asks at its first start whether to fetch news, and which kernel to take: no, and the only one.
+LAB_SETTINGS := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}, \
+  "@jupyterlab/notebook-extension:tracker": {"autoStartDefaultKernel": true}}
+
 lab: $(READY) ## open JupyterLab on lesson 00
-	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir='$(CURDIR)' \
-	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
-	  --LabApp.news_url= --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(LAB_ARGS)
+	@mkdir -p '$(JUPYTER_CONFIG_DIR)/labconfig'
+	@echo '$(LAB_SETTINGS)' > '$(JUPYTER_CONFIG_DIR)/labconfig/default_setting_overrides.json'
+	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir='$(LAB_ROOT)' \
+	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB_ARGS)
 
 test: lint ## run every test: units, parity, command line, lessons, wheel, browser
 	$(PY) -m pytest --durations=15 $(PYTEST_ARGS)

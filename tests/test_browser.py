@@ -1,0 +1,151 @@
+"""Lesson 00 as a newcomer meets it: `make lab`, a real browser, run all, drag a slider, see a new picture."""
+
+import io
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+LESSON = "00_start_here.ipynb"
+SECONDS = 900  # for the whole lesson; it takes about a minute where nothing else runs
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+TOKEN = "browser-test"
+ERROR = "application/vnd.jupyter.error"
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[str]:
+    """The address of a JupyterLab that `make lab` started on a copy of the notebooks; the checkout is not touched."""
+    if not (ROOT / "notebooks" / LESSON).is_file():
+        pytest.skip("lesson 00 is not in this checkout")
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    port = free_port()
+    arguments = f"--no-browser --ServerApp.port={port} --ServerApp.port_retries=0 --IdentityProvider.token={TOKEN}"
+    command = ["make", "lab", f"VENV={sys.prefix}", f"LAB_ROOT={tmp_path}", f"LAB_ARGS={arguments}"]
+    command += ["-o", f"{sys.prefix}/.ready"]  # this environment is the one to use, whoever made it
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
+    log = tmp_path / "lab.log"
+    with open(log, "w") as output:
+        server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output, process_group=0)
+    try:
+        wait_for(server, f"http://127.0.0.1:{port}/api", log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        stop(server, f"http://127.0.0.1:{port}")
+
+
+def stop(server: subprocess.Popen[bytes], address: str) -> None:
+    """Ask the server to end its kernels and itself; end it all the same if it does not."""
+    try:
+        request = urllib.request.Request(f"{address}/api/shutdown?token={TOKEN}", data=b"", method="POST")
+        urllib.request.urlopen(request, timeout=10).close()
+        server.wait(30)
+    except (OSError, subprocess.TimeoutExpired):
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def wait_for(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    end = time.monotonic() + 180
+    while time.monotonic() < end:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except urllib.error.HTTPError:
+            return  # it answers, if only to ask for the token
+        except OSError:
+            if server.poll() is not None:
+                break
+            time.sleep(0.5)
+    pytest.fail("`make lab` did not start:\n" + log.read_text()[-3000:])
+
+
+@pytest.fixture
+def page(chromium: str, tmp_path: Path) -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as drive:
+        browser = drive.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1400, "height": 1600})
+        page.set_default_timeout(60_000)
+        yield page
+        artifacts = ROOT / "test-artifacts"
+        artifacts.mkdir(exist_ok=True)
+        page.screenshot(path=artifacts / "lesson_00.png")
+        browser.close()
+
+
+def run_all(page: Any) -> None:
+    """The menu's Run All Cells, and wait until the last cell has run. Any dialog on the way is a failure."""
+    page.locator(".jp-StatusBar-TextItem, [id='jp-main-statusbar'] span").get_by_text("| Idle").first.wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    errors, dialogs = page.locator(f"[data-mime-type='{ERROR}']"), page.locator(".jp-Dialog")
+    last = page.locator(".jp-CodeCell .jp-InputPrompt").last
+    end = time.monotonic() + SECONDS
+    while not (last.text_content() or "").strip("[]: ").isdigit():
+        assert dialogs.count() == 0, dialogs.first.inner_text()
+        assert errors.count() == 0, errors.first.text_content()
+        assert time.monotonic() < end, "the last cell never ran"
+        time.sleep(1)
+    assert errors.count() == 0, errors.first.text_content()
+
+
+def pixels(picture: Any) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(picture.screenshot())).convert("RGB"), dtype=float)
+
+
+def drag(page: Any, slider: Any, share: float) -> None:
+    """Drag a slider's handle to that share of its track, as a hand does."""
+    track, handle = slider.locator(".noUi-base").bounding_box(), slider.locator(".noUi-handle").bounding_box()
+    height = handle["y"] + handle["height"] / 2
+    page.mouse.move(handle["x"] + handle["width"] / 2, height)
+    page.mouse.down()
+    page.mouse.move(track["x"] + share * track["width"], height, steps=8)
+    page.mouse.up()
+
+
+def test_lesson_00_runs_and_its_slider_changes_the_picture(lab: str, page: Any) -> None:
+    page.goto(f"{lab}/lab/tree/notebooks/{LESSON}?token={TOKEN}")
+    page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+    run_all(page)
+    slider = page.locator(".jp-OutputArea .widget-slider:has(.noUi-handle)").first
+    slider.scroll_into_view_if_needed()
+    cell = page.locator(".jp-CodeCell", has=page.locator(".widget-slider .noUi-handle")).first
+    picture = cell.locator("img:visible").first
+    picture.wait_for()
+    drag(page, slider, 0.02)
+    time.sleep(2)
+    start = pixels(picture)
+    drag(page, slider, 0.9)
+    end = time.monotonic() + 60
+    change = 0.0
+    while time.monotonic() < end and change < 1.0:
+        time.sleep(0.5)
+        now = pixels(picture)
+        change = float(np.abs(now - start).mean()) if now.shape == start.shape else 255.0
+    assert change >= 1.0, "the picture is the same at both ends of the slider"  # of 255 levels, mean over the pixels
