@@ -1,0 +1,21 @@
+"""Figures and widgets: one visual language for every lesson, readable on light and dark pages."""
+
+from ldm_edu.viz.environment import environment
+from ldm_edu.viz.explore import Explorer, explore
+from ldm_edu.viz.figures import channels, film_strip, matrix, schedule_curve, sheet
+from ldm_edu.viz.style import Drawing, Table
+from ldm_edu.viz.system_map import system_map
+
+__all__ = [
+    "Drawing",
+    "Explorer",
+    "Table",
+    "channels",
+    "environment",
+    "explore",
+    "film_strip",
+    "matrix",
+    "schedule_curve",
+    "sheet",
+    "system_map",
+]
