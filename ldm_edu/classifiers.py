@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 
+from ldm_edu.checkpoint.io import FORMAT, CheckpointError, load_into, load_tensors, save_tensors
 from ldm_edu.config import ClassifierConfig, from_dict, to_dict
-from ldm_edu.files import atomic_write, atomic_write_text
+from ldm_edu.files import atomic_write_text
 from ldm_edu.models.classifier import Classifier
 from ldm_edu.paths import checkpoints_dir
 
-FORMAT, KIND = "ldm-edu/1", "classifier"
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "classifier.safetensors"
+KIND = PART = "classifier"  # in the config, and in the names of the weights' files
+CONFIG_FILE = "config.json"
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,8 @@ def save_classifier(
         "styles": trained.styles,
         "trained_on": trained_on,
     }
-    weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in model.state_dict().items()}
     folder = Path(folder)
-    atomic_write(folder / WEIGHTS_FILE, lambda beside: safetensors.torch.save_file(weights, beside))
+    save_tensors(folder, PART, model.state_dict(), dtype=dtype)
     atomic_write_text(folder / CONFIG_FILE, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -90,22 +88,17 @@ def load_classifier(name: str | Path) -> TrainedClassifier:
 
     Raises
     ------
-    FileNotFoundError
-        if there is none; the message says what there is.
-    ValueError
-        if the folder holds something else, or its files are damaged or do not fit each other.
+    CheckpointError
+        if there is none, with what to do; if the folder holds something else; if its files are damaged or do not fit
+        each other.
     """
     folder = _find(name)
     values = _read_config(folder / CONFIG_FILE)
-    model = Classifier(from_dict(ClassifierConfig, values["config"]))
-    path = folder / WEIGHTS_FILE
     try:
-        weights = safetensors.torch.load_file(path)
-        model.load_state_dict({key: value.float() for key, value in weights.items()})
-    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
-        raise ValueError(
-            f"{path} cannot be read or does not fit {CONFIG_FILE} beside it; copy both anew ({error})"
-        ) from error
+        model = Classifier(from_dict(ClassifierConfig, values["config"]))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE} describes no classifier: {error}") from error
+    load_into(model, load_tensors(folder, PART), f"the classifier of {folder}")
     model.requires_grad_(False).eval()
     return TrainedClassifier(model, tuple(values["concepts"]), tuple(values["styles"]), values.get("trained_on", ""))
 
@@ -114,7 +107,7 @@ def _find(name: str | Path) -> Path:
     for folder in (Path(name), checkpoints_dir() / name):
         if (folder / CONFIG_FILE).is_file():
             return folder
-    raise FileNotFoundError(
+    raise CheckpointError(
         f"there is no classifier {str(name)!r}: neither a folder with a {CONFIG_FILE} nor one in {checkpoints_dir()}. "
         "Train one with `ldm-edu train classifier`."
     )
@@ -126,9 +119,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         found = (values["format"], values["kind"])
         fields = [values[key] for key in ("config", "concepts", "styles")]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} does not describe a classifier ({error!r}); give the folder of one") from error
+        raise CheckpointError(f"{path} does not describe a classifier ({error!r}); give the folder of one") from error
     if found != (FORMAT, KIND):
-        raise ValueError(f"{path} describes a {found[1]} of format {found[0]}, not a {KIND} of format {FORMAT}")
+        raise CheckpointError(f"{path} describes a {found[1]} of format {found[0]}, not a {KIND} of format {FORMAT}")
     return dict(zip(("config", "concepts", "styles"), fields, strict=True)) | {
         "trained_on": values.get("trained_on", "")
     }
