@@ -16,6 +16,7 @@ class AutoencoderRecipe:
     steps: int
     batch: int
     lr: float
+    decay: float = 0.5  # the share of the run, its last, in which the learning rate falls to 0
     kl: float = 1e-4  # times the KL divergence a pixel value, in nats
     perceptual: float = 0.0  # 0: no perceptual network is loaded
     adversarial: float = 0.0
@@ -67,7 +68,7 @@ AUTOENCODERS = {
     "toy": AutoencoderRecipe(steps=40, batch=8, lr=1e-3),
     "shapes": AutoencoderRecipe(steps=4000, batch=32, lr=1.2e-3),
     "emoji": AutoencoderRecipe(
-        steps=3600, batch=16, lr=1.2e-3, perceptual=0.05, perceptual_from=0.3, adversarial=0.002, adversarial_from=0.85
+        steps=2800, batch=16, lr=1.2e-3, perceptual=0.05, perceptual_from=0.4, adversarial=0.002, adversarial_from=0.85
     ),
 }
 
@@ -94,7 +95,7 @@ CLASSIFIERS = {
 
 CLIPS = {
     "toy": ClipRecipe(steps=40, batch=16, lr=1e-3),
-    "emoji": ClipRecipe(steps=800, batch=128, lr=1e-3),
+    "emoji": ClipRecipe(steps=450, batch=128, lr=1e-3),
 }
 
 UNETS = {

@@ -59,6 +59,7 @@ def autoencoder_run(
         perceptual=judge,
         batch=recipe.batch,
         lr=recipe.lr,
+        decay=recipe.decay,
         kl=recipe.kl,
         perceptual_weight=recipe.perceptual,
         perceptual_from=recipe.perceptual_from,

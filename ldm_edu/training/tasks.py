@@ -33,8 +33,10 @@ class _Task:
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
 
-    def _setup(self, learned: dict[str, nn.Module], lr: float, weight_decay: float, beta2: float = 0.99) -> None:
-        self.lr = lr
+    def _setup(
+        self, learned: dict[str, nn.Module], lr: float, weight_decay: float, *, beta2: float = 0.99, decay: float = 0.25
+    ) -> None:
+        self.lr, self.decay = lr, decay
         self.modules = dict(learned)
         self.device = next(iter(learned.values())).parameters().__next__().device
         self.optimizers = {
@@ -48,7 +50,7 @@ class _Task:
         loss.backward()
         nn.utils.clip_grad_norm_(self.modules[name].parameters(), clip)
         for group in optimizer.param_groups:
-            group["lr"] = self.lr * trapezoid(progress, step)
+            group["lr"] = self.lr * trapezoid(progress, step, decay=self.decay)
         optimizer.step()
 
 
@@ -68,6 +70,7 @@ class AutoencoderTask(_Task):
         perceptual: Classifier | None,
         batch: int,
         lr: float,
+        decay: float,
         kl: float,
         perceptual_weight: float,
         perceptual_from: float,
@@ -76,7 +79,7 @@ class AutoencoderTask(_Task):
     ) -> None:
         self.model, self.pictures, self.batch = model, pictures, batch
         self.discriminator = PatchDiscriminator().to(next(model.parameters()).device)
-        self._setup({"autoencoder": model, "discriminator": self.discriminator}, lr, weight_decay=1e-3)
+        self._setup({"autoencoder": model, "discriminator": self.discriminator}, lr, weight_decay=1e-3, decay=decay)
         self.modules["ema"] = self.ema = Ema(model)
         self.perceptual = perceptual.requires_grad_(False) if perceptual else None
         self.kl, self.perceptual_weight, self.perceptual_from = kl, perceptual_weight, perceptual_from
