@@ -63,10 +63,7 @@ data: $(READY) ## rebuild data/ from the named packages (needs npm and a network
 	$(PY) -m ldm_edu.datasets.make
 
 lessons: $(READY) ## execute notebooks/text/*.py into notebooks/*.ipynb (one of them: LESSON=00_start_here)
-	@set -e; for text in notebooks/text/$(or $(LESSON),*).py; do \
-	  lesson=$$(basename $$text .py); echo "== $$lesson"; \
-	  $(PY) -m jupytext --quiet --to ipynb --execute --output notebooks/$$lesson.ipynb $$text; \
-	done
+	$(PY) notebooks/build.py $(LESSON)
 
 bench: $(READY) ## time a training step and text to picture on this machine
 	$(PY) -m ldm_edu bench train-step

@@ -1,3 +1,88 @@
-"""Latent diffusion from first principles."""
+"""Latent diffusion from first principles: from a prompt to a picture, in pieces that can be read.
+
+The reading line, which is the public interface:
+
+>>> from ldm_edu import TOY, LatentDiffusion, cfg, dpmpp_2m, initial_noise, levels
+>>> model = LatentDiffusion.from_preset(TOY)        # random weights; from_pretrained("emoji") has trained ones
+>>> cond = model.condition(["red apple, 3d style"])
+>>> blank = model.condition([""])
+>>> guided = cfg(model.denoiser(cond), model.denoiser(blank), scale=5.0)
+>>> noise = initial_noise([7], model.latent_shape())
+>>> for step in dpmpp_2m(guided, noise, levels(model.schedule, 3)):
+...     print(step.index, tuple(step.x0.shape))
+0 (1, 4, 8, 8)
+1 (1, 4, 8, 8)
+2 (1, 4, 8, 8)
+>>> tuple(model.decode(step.x).shape)
+(1, 3, 16, 16)
+
+Names are imported when they are first used, so that ``import ldm_edu`` is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ldm_edu.conditioning import Conditioning as Conditioning
+    from ldm_edu.config import EMOJI as EMOJI
+    from ldm_edu.config import PRESETS as PRESETS
+    from ldm_edu.config import SD15 as SD15
+    from ldm_edu.config import SHAPES as SHAPES
+    from ldm_edu.config import TOY as TOY
+    from ldm_edu.config import Preset as Preset
+    from ldm_edu.counts import parameter_counts as parameter_counts
+    from ldm_edu.guidance import cfg as cfg
+    from ldm_edu.guidance import interval as interval
+    from ldm_edu.guidance import rescale as rescale
+    from ldm_edu.latent_diffusion import LatentDiffusion as LatentDiffusion
+    from ldm_edu.paths import data_dir as data_dir
+    from ldm_edu.samplers import SAMPLERS as SAMPLERS
+    from ldm_edu.samplers import Rng as Rng
+    from ldm_edu.samplers import Step as Step
+    from ldm_edu.samplers import ddim as ddim
+    from ldm_edu.samplers import ddpm as ddpm
+    from ldm_edu.samplers import dpmpp_2m as dpmpp_2m
+    from ldm_edu.samplers import dpmpp_3m as dpmpp_3m
+    from ldm_edu.samplers import euler as euler
+    from ldm_edu.samplers import euler_ancestral as euler_ancestral
+    from ldm_edu.samplers import heun as heun
+    from ldm_edu.samplers import initial_noise as initial_noise
+    from ldm_edu.samplers import ipndm as ipndm
+    from ldm_edu.samplers import plms as plms
+    from ldm_edu.samplers import unipc as unipc
+    from ldm_edu.schedule import Level as Level
+    from ldm_edu.schedule import add_noise as add_noise
+    from ldm_edu.schedule import levels as levels
+    from ldm_edu.schedule import make_schedule as make_schedule
+    from ldm_edu.tokenizer import Tokenizer as Tokenizer
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "conditioning": ("Conditioning",),
+    "config": ("EMOJI", "PRESETS", "SD15", "SHAPES", "TOY", "Preset"),
+    "counts": ("parameter_counts",),
+    "guidance": ("cfg", "interval", "rescale"),
+    "latent_diffusion": ("LatentDiffusion",),
+    "paths": ("data_dir",),
+    "samplers": (
+        *("SAMPLERS", "Rng", "Step", "ddim", "ddpm", "dpmpp_2m", "dpmpp_3m", "euler", "euler_ancestral", "heun"),
+        *("initial_noise", "ipndm", "plms", "unipc"),
+    ),
+    "schedule": ("Level", "add_noise", "levels", "make_schedule"),
+    "tokenizer": ("Tokenizer",),
+}
+_MODULE = {name: f"ldm_edu.{module}" for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(["__version__", *_MODULE])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module 'ldm_edu' has no name {name!r}; it has {', '.join(_MODULE)}")
+    value = globals()[name] = getattr(import_module(_MODULE[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

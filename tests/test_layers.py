@@ -37,7 +37,7 @@ LEVELS = {
     "ldm_edu.viz": 8,
     "ldm_edu.cli": 9,
     "ldm_edu.__main__": 10,
-    "ldm_edu": 10,  # the public names; nothing below may import them from here
+    "ldm_edu": 9,  # the public names; nothing below the command line may import them from here
 }
 
 

@@ -13,6 +13,7 @@ import ldm_edu
 from ldm_edu.cli.data import data
 from ldm_edu.cli.generate import generate
 from ldm_edu.cli.inspect import inspect
+from ldm_edu.cli.measure import bench, evaluate
 from ldm_edu.cli.train import train
 
 app = typer.Typer(
@@ -40,8 +41,9 @@ def options(
     """Options of every command."""
 
 
-for command in (generate, inspect, data, train):
+for command in (generate, train, evaluate, inspect, data):
     app.command()(command)
+app.add_typer(bench, name="bench")
 
 
 def main() -> None:

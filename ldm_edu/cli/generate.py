@@ -39,11 +39,10 @@ def generate(
     if film is not None:
         _check_suffix(film, ".gif")
 
-    from ldm_edu.latent_diffusion import LatentDiffusion
     from ldm_edu.pictures import save_gif, save_png, sheet
     from ldm_edu.samplers import SAMPLERS
 
-    pipeline = LatentDiffusion.from_pretrained(model)
+    pipeline = load(model)
     _warn_of_truncation(pipeline, [*prompts, negative])
     orders = [(prompt, seed + i) for prompt in prompts for i in range(count)]
     frames = _draw(
@@ -65,6 +64,15 @@ def generate(
         typer.echo(f"{film}: {len(frames)} frames", err=True)
 
 
+def load(model: str) -> "LatentDiffusion":
+    """A checkpoint by name or folder, on the GPU where there is one."""
+    import torch
+
+    from ldm_edu.latent_diffusion import LatentDiffusion
+
+    return LatentDiffusion.from_pretrained(model, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _draw(
     pipeline: "LatentDiffusion", orders: list[tuple[str, int]], *, every_step: bool, steps: int, **how: Any
 ) -> list[Frame]:
@@ -79,13 +87,19 @@ def _draw(
         for batch in batches:
             frames: list[Frame] = []
             prompts, seeds = zip(*batch, strict=True)
-            for step in pipeline.generate(list(prompts), seeds=list(seeds), steps=steps, **how):
+            wanted = [_condition(pipeline, prompt) for prompt in prompts]
+            for step in pipeline.generate(wanted, seeds=list(seeds), steps=steps, **how):
                 bar.update()
                 if every_step:
                     frames.append([to_pil(image) for image in pipeline.decode(step.x0)])
             frames.append([to_pil(image) for image in pipeline.decode(step.x)])
             films.append(frames)
     return [[picture for frame in at for picture in frame] for at in zip(*films, strict=True)]
+
+
+def _condition(pipeline: "LatentDiffusion", prompt: str) -> str | int:
+    """A prompt as the model takes it: a class-conditional one draws from numbers."""
+    return int(prompt) if pipeline.classes is not None and prompt.isdecimal() else prompt
 
 
 def _warn_of_truncation(pipeline: "LatentDiffusion", prompts: list[str]) -> None:

@@ -1,13 +1,12 @@
 """``ldm-edu inspect``: what a model is made of, and how many parameters each part has."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ldm_edu.config import PRESETS, Preset, from_dict
+from ldm_edu.config import PRESETS, Preset
 from ldm_edu.paths import checkpoints_dir
 
 
@@ -29,18 +28,16 @@ def find_preset(model: str) -> Preset:
     ValueError
         if ``model`` is neither.
     """
+    from ldm_edu.checkpoint.io import load_preset
+
     if model in PRESETS:
         return PRESETS[model]
-    file = Path(model) / "config.json"
-    if not file.is_file():
+    if not (Path(model) / "config.json").is_file():
         raise ValueError(
             f"{model!r} is neither a preset ({', '.join(PRESETS)}) nor a folder with a config.json; "
             f"the shipped checkpoints lie in {checkpoints_dir()}."
         )
-    values = json.loads(file.read_text(encoding="utf-8"))
-    values.pop("format", None)
-    preset: Preset = from_dict(Preset, values)
-    return preset
+    return load_preset(Path(model))
 
 
 def _summary(preset: Preset) -> Iterator[str]:

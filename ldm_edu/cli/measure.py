@@ -1,0 +1,122 @@
+"""``ldm-edu evaluate`` and ``ldm-edu bench``: how good the pictures are, and how quickly they are made."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ldm_edu.cli.generate import BATCH, Sampler, load
+from ldm_edu.cli.inspect import find_preset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from ldm_edu.evaluate.record import Section
+    from ldm_edu.latent_diffusion import LatentDiffusion
+
+Out = Annotated[Path | None, typer.Option(help="Where the numbers go as well, a .json.")]
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A shipped checkpoint, or the folder of an emoji or shapes model.")],
+    judge: Annotated[str, typer.Option(help="The classifier that judges an emoji model.")] = "judge",
+    count: Annotated[int, typer.Option(min=1, help="Pictures drawn for each split.")] = 500,
+    steps: Annotated[int, typer.Option(min=1, help="Steps from noise to picture.")] = 20,
+    guidance: Annotated[float, typer.Option(help="1 is no guidance.")] = 5.0,
+    sampler: Annotated[Sampler, typer.Option(help="The solver.")] = "dpmpp_2m",
+    seed: Annotated[int, typer.Option(min=0, help="Of the captions and the first picture.")] = 0,
+    out: Out = None,
+    sheet: Annotated[Path | None, typer.Option(help="Where the nearest training pictures go, a .png.")] = None,
+) -> None:
+    """Measure a model on the fixed splits, beside real pictures and chance; print tables."""
+    from ldm_edu.classifiers import load_classifier
+    from ldm_edu.evaluate.emoji import evaluate_emoji
+    from ldm_edu.evaluate.shapes import evaluate_shapes
+    from ldm_edu.pictures import save_png
+    from ldm_edu.samplers import SAMPLERS
+
+    began = time.perf_counter()
+    pipeline = load(model)
+    draw = _drawer(pipeline, steps=steps, guidance=guidance, sampler=SAMPLERS[sampler])
+    restore = _restorer(pipeline)
+    size, factor = pipeline.preset.size, pipeline.preset.autoencoder.factor if pipeline.preset.autoencoder else 1
+    if pipeline.preset.name == "shapes":
+        sections = evaluate_shapes(draw, restore, count=count, size=size, seed=seed)
+    elif pipeline.preset.name == "emoji":
+        sections, neighbours = evaluate_emoji(
+            draw, restore, load_classifier(judge), factor=factor, count=count, seed=seed
+        )
+        if sheet is not None:
+            save_png(sheet, neighbours)
+    else:
+        raise ValueError(f"{model!r} is a {pipeline.preset.name} model; only emoji and shapes models have test splits.")
+    settings = {"model": model, "count": count, "steps": steps, "guidance": guidance, "sampler": sampler, "seed": seed}
+    _report(settings, sections, began, out)
+
+
+bench = typer.Typer(help="Time training and drawing on this machine.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@bench.command("train-step")
+def train_step(
+    preset: Annotated[str, typer.Option(help="The preset, or a checkpoint's folder.")] = "emoji",
+    batch: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each, in turn.")] = 10,
+    out: Out = None,
+) -> None:
+    """Time a training step of the U-Net against the same network of diffusers, alternately."""
+    from ldm_edu.evaluate.bench import bench_train_step
+
+    began = time.perf_counter()
+    section = bench_train_step(find_preset(preset), batch=batch, rounds=rounds)
+    _report({"preset": preset, "batch": batch, "rounds": rounds}, [section], began, out)
+
+
+@bench.command("generate")
+def time_generate(
+    model: Annotated[str, typer.Option(help="A shipped checkpoint, or a checkpoint's folder.")] = "emoji",
+    steps: Annotated[int, typer.Option(min=1, help="Steps from noise to picture.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 3,
+    out: Out = None,
+) -> None:
+    """Time four pictures, from the start of the process and with the model loaded."""
+    from ldm_edu.evaluate.bench import bench_generate
+
+    began = time.perf_counter()
+    section = bench_generate(model, steps=steps, rounds=rounds)
+    _report({"model": model, "steps": steps, "rounds": rounds}, [section], began, out)
+
+
+def _drawer(pipeline: "LatentDiffusion", **how: Any) -> "Callable[[Sequence[str], Sequence[int]], Tensor]":
+    """Captions and seeds to pictures (N, 3, H, W), in batches, with a progress bar."""
+    import torch
+    from tqdm import tqdm
+
+    def draw(captions: "Sequence[str]", seeds: "Sequence[int]") -> "Tensor":
+        pictures = []
+        for start in tqdm(range(0, len(captions), BATCH), unit="batch", leave=False, disable=None):
+            part = slice(start, start + BATCH)
+            *_, last = pipeline.generate(list(captions[part]), seeds=list(seeds[part]), **how)
+            pictures.append(pipeline.decode(last.x))
+        return torch.cat(pictures)
+
+    return draw
+
+
+def _restorer(pipeline: "LatentDiffusion") -> "Callable[[Tensor], Tensor]":
+    return lambda images: pipeline.decode(pipeline.encode(images))
+
+
+def _report(settings: dict[str, Any], sections: "Sequence[Section]", began: float, out: Path | None) -> None:
+    """Print the tables; write the numbers as JSON where asked for."""
+    from ldm_edu.evaluate.record import markdown, record, write_record
+
+    command = " ".join(["ldm-edu", *sys.argv[1:]])
+    measured = record(command, settings, sections, seconds=time.perf_counter() - began)
+    typer.echo(markdown(measured))
+    if out is not None:
+        write_record(out, measured)
