@@ -55,6 +55,7 @@ class UNetRecipe:
     steps: int
     batch: int
     lr: float
+    decay: float = 0.4  # the share of the run, its last, in which the learning rate falls to 0
     drop: float = 0.1  # share of conditions replaced by the blank one (Ho and Salimans 2022)
     gamma: float = 5.0  # of the min-SNR weight (Hang et al. 2023)
     ema_decay: float = 0.999
@@ -66,7 +67,7 @@ class UNetRecipe:
 
 AUTOENCODERS = {
     "toy": AutoencoderRecipe(steps=40, batch=8, lr=1e-3),
-    "shapes": AutoencoderRecipe(steps=4000, batch=32, lr=1.2e-3),
+    "shapes": AutoencoderRecipe(steps=800, batch=32, lr=1.2e-3),
     "emoji": AutoencoderRecipe(
         steps=2800, batch=16, lr=1.2e-3, perceptual=0.05, perceptual_from=0.4, adversarial=0.002, adversarial_from=0.85
     ),
@@ -100,6 +101,6 @@ CLIPS = {
 
 UNETS = {
     "toy": UNetRecipe(steps=40, batch=8, lr=1e-3, ema_decay=0.9),
-    "shapes": UNetRecipe(steps=8000, batch=64, lr=1e-3, joint_text=True),
-    "emoji": UNetRecipe(steps=6000, batch=64, lr=8e-4),
+    "shapes": UNetRecipe(steps=3400, batch=64, lr=1e-3, joint_text=True),
+    "emoji": UNetRecipe(steps=4000, batch=64, lr=8e-4),
 }

@@ -142,6 +142,7 @@ def unet_run(preset: Preset, recipe: UNetRecipe, folder: Path, device: torch.dev
         batch=recipe.batch,
         lr=recipe.lr,
         ema_decay=recipe.ema_decay,
+        decay=recipe.decay,
         gamma=recipe.gamma,
         encoder=encoder if recipe.joint_text else None,
     )

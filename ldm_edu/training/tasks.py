@@ -210,13 +210,14 @@ class DiffusionTask(_Task):
         batch: int,
         lr: float,
         ema_decay: float,
+        decay: float = 0.25,
         gamma: float | None = 5.0,
         encoder: nn.Module | None = None,
     ) -> None:
         self.model, self.schedule, self.prediction = model, schedule, prediction
         self.batches, self.batch, self.gamma = batches, batch, gamma
         learned: nn.Module = nn.ModuleDict({"unet": model, "text": encoder}) if encoder else model
-        self._setup({"unet": learned}, lr, weight_decay=0.01)
+        self._setup({"unet": learned}, lr, weight_decay=0.01, decay=decay)
         self.learned = learned
         self.modules["ema"] = self.ema = Ema(learned, ema_decay)
 
