@@ -1,0 +1,82 @@
+"""Both towers of CLIP against the reference classes', on the same random weights."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from parity.reference import difference, randomised, reference_clip, reference_text, reference_vision
+
+from ldm_edu.checkpoint.keymaps import clip_pairs, convert, text_pairs, vision_pairs
+from ldm_edu.config import TextConfig, VisionConfig
+from ldm_edu.models.clip import CLIP, TextEncoder, VisionEncoder
+from ldm_edu.tokenizer import Tokenizer
+
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.parity
+
+TOLERANCE = 1e-5
+TEXT = TextConfig(vocab=1024, length=20, width=32, layers=3, heads=4)
+VISION = VisionConfig(size=24, patch=8, width=48, layers=2, heads=4)
+PROMPTS = ["a red apple", "", "漢字 " * 30, "blue <|endoftext|> fish"]
+
+
+def activations(config: Any) -> list[Any]:
+    return [config, dataclasses.replace(config, activation="gelu")]
+
+
+@pytest.mark.parametrize("from_theirs", [True, False], ids=["their weights", "our weights"])
+@pytest.mark.parametrize("config", activations(TEXT), ids=lambda c: c.activation)
+def test_text(config: TextConfig, from_theirs: bool) -> None:
+    ours, theirs = TextEncoder(config), transformers.CLIPTextModel(reference_text(config))
+    if from_theirs:
+        ours.load_state_dict(convert(randomised(theirs).state_dict(), text_pairs(config)))
+    else:
+        theirs.load_state_dict(convert(randomised(ours).state_dict(), text_pairs(config), reverse=True))
+    tokens = Tokenizer(config.vocab, config.length)(PROMPTS)
+    with torch.no_grad():
+        states, reference = ours.eval()(tokens), theirs.eval()(tokens)
+    assert difference(states.last, reference.last_hidden_state) <= TOLERANCE
+    assert difference(states.pooled, reference.pooler_output) <= TOLERANCE
+
+
+@pytest.mark.parametrize("from_theirs", [True, False], ids=["their weights", "our weights"])
+@pytest.mark.parametrize("config", activations(VISION), ids=lambda c: c.activation)
+def test_vision(config: VisionConfig, from_theirs: bool) -> None:
+    ours, theirs = VisionEncoder(config), transformers.CLIPVisionModel(reference_vision(config))
+    if from_theirs:
+        ours.load_state_dict(convert(randomised(theirs).state_dict(), vision_pairs(config)))
+    else:
+        theirs.load_state_dict(convert(randomised(ours).state_dict(), vision_pairs(config), reverse=True))
+    images = torch.randn(3, 3, 24, 24)
+    with torch.no_grad():
+        assert difference(ours.eval()(images), theirs.eval()(images).pooler_output) <= TOLERANCE
+
+
+@pytest.mark.parametrize("from_theirs", [True, False], ids=["their weights", "our weights"])
+def test_both(from_theirs: bool) -> None:
+    ours, theirs = CLIP(TEXT, VISION, 16), transformers.CLIPModel(reference_clip(TEXT, VISION, 16))
+    if from_theirs:
+        ours.load_state_dict(convert(randomised(theirs).state_dict(), clip_pairs(TEXT, VISION)))
+    else:
+        theirs.load_state_dict(convert(randomised(ours).state_dict(), clip_pairs(TEXT, VISION), reverse=True))
+    tokens, images = Tokenizer(TEXT.vocab, TEXT.length)(PROMPTS), torch.randn(3, 3, 24, 24)
+    with torch.no_grad():
+        reference = theirs.eval()(input_ids=tokens, pixel_values=images)
+        assert difference(ours.eval()(tokens, images), reference.logits_per_text) <= TOLERANCE
+        assert difference(ours.encode_text(tokens), reference.text_embeds) <= TOLERANCE
+        assert difference(ours.encode_image(images), reference.image_embeds) <= TOLERANCE
+
+
+def test_the_comparison_can_fail() -> None:
+    """A mask that lets a token see the next one, and the other activation, are seen."""
+    ours, theirs = TextEncoder(TEXT), transformers.CLIPTextModel(reference_text(TEXT)).eval()
+    ours.load_state_dict(convert(randomised(theirs).state_dict(), text_pairs(TEXT)))
+    tokens = Tokenizer(TEXT.vocab, TEXT.length)(PROMPTS)
+    with torch.no_grad():
+        wanted = theirs(tokens).last_hidden_state
+        assert difference(ours(tokens).last, wanted) <= TOLERANCE
+        ours.layers[2].attention.causal = False  # type: ignore[union-attr]
+        assert difference(ours(tokens).last, wanted) > TOLERANCE
+        ours.layers[2].attention.causal, ours.layers[0].mlp.quick = True, False  # type: ignore[union-attr]
+        assert difference(ours(tokens).last, wanted) > TOLERANCE
