@@ -271,7 +271,8 @@ def levels_at(schedule: NoiseSchedule, times: Tensor, final: Final = "zero") -> 
     end = {"zero": schedule.clean, "first": lambda: schedule.level(schedule.first)}
     if final not in end:
         raise ValueError(f"final={final!r} must be 'zero' or 'first'")
-    return [schedule.level(t) for t in times] + [end[final]()]
+    run = schedule.level(times)
+    return [*map(Level, run.t, run.alpha, run.sigma), end[final]()]
 
 
 def add_noise(x0: Tensor, eps: Tensor, level: Level) -> Tensor:
@@ -319,7 +320,7 @@ def _from_betas(betas: Tensor) -> VariancePreserving:
 
 
 def _times(t: Tensor | float, last: int) -> Tensor:
-    t = torch.as_tensor(t).double()
+    t = t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
     if (
         t.device.type == "cpu" and not ((t >= 0) & (t <= last)).all()
     ):  # elsewhere the question would wait for the device

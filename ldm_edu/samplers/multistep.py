@@ -149,7 +149,7 @@ def _adams_bashforth(x: Tensor, x0: Tensor, slopes: list[Tensor], now: Level, nx
 def _order_left(i: int, levels: Sequence[Level]) -> int:
     """The highest order that step ``i`` of a run may use: the last of a few large strides bear no extrapolation."""
     steps = len(levels) - 1
-    if i == steps - 1 and (steps < 15 or levels[-1].sigma == 0):
+    if i == steps - 1 and (steps < 15 or levels[-1].sigma in (0, levels[-2].sigma)):  # the end may repeat a level
         return 1
     return 2 if i == steps - 2 and steps < 15 else 3
 
@@ -172,8 +172,6 @@ def _mean_x0(now: Level, nxt: Level, known: Estimates) -> Tensor:
     (Zhao et al. 2023, theorem 3.1, solved for the weight of each estimate.)
     """
     stride = nxt.log_snr - now.log_snr
-    if stride == 0:  # a run whose end repeats its last level
-        return known[0][1]
     places = torch.stack([(level.log_snr - now.log_snr) / stride for level, _ in known])  # 0 is now, 1 is next
     powers = torch.stack([places**k for k in range(len(known))])
     weights = torch.linalg.solve(powers, _moments(stride, len(known)))

@@ -1,0 +1,195 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ldm_edu.config import ScheduleConfig
+from ldm_edu.schedule import (
+    Level,
+    NoiseSchedule,
+    Spacing,
+    add_noise,
+    cosine,
+    flow,
+    levels,
+    levels_at,
+    linear,
+    make_schedule,
+    per_picture,
+    scaled_linear,
+)
+
+SCHEDULES = [linear(), scaled_linear(), cosine(), flow(), flow(shift=3.0)]
+SPACINGS: list[Spacing] = ["leading", "trailing", "linspace"]
+
+
+def times(run: list[Level]) -> list[float]:
+    return [float(level.t) for level in run]
+
+
+def test_published_numbers() -> None:
+    schedule = scaled_linear()
+    assert float(schedule.alpha_bar[0]) == pytest.approx(0.99915, abs=1e-7)
+    assert float(schedule.alpha_bar[999]) == pytest.approx(0.0046601, abs=5e-8)
+    assert float(schedule.level(0).ratio) == pytest.approx(0.029167, abs=5e-7)
+    assert float(schedule.level(999).ratio) == pytest.approx(14.61464, abs=5e-6)
+    assert float(linear().level(999).ratio) == pytest.approx(25.146, abs=5e-4)
+    assert float(levels(schedule, 50, "leading")[0].ratio) == pytest.approx(13.1204, abs=5e-5)
+
+
+def test_the_closed_form_is_the_chain_of_small_steps() -> None:
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    mean, variance = 1.0, 0.0
+    for beta in betas:
+        mean, variance = mean * math.sqrt(1 - beta), variance * (1 - beta) + beta
+    level = scaled_linear().level(999)
+    assert float(level.alpha) == pytest.approx(mean)
+    assert float(level.sigma) ** 2 == pytest.approx(float(variance))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_levels_are_in_float64_and_noise_grows(schedule: NoiseSchedule) -> None:
+    level = schedule.level(torch.linspace(schedule.first, schedule.last, 3001))
+    assert {level.t.dtype, level.alpha.dtype, level.sigma.dtype} == {torch.float64}
+    assert (level.sigma.diff() > 0).all() and (level.alpha.diff() < 0).all()
+    assert (level.snr.diff() < 0).all()
+    torch.testing.assert_close(level.log_snr, 0.5 * level.snr.log())
+    torch.testing.assert_close(level.ratio, level.snr**-0.5)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_signal_and_noise_add_up(schedule: NoiseSchedule) -> None:
+    level = schedule.level(torch.linspace(schedule.first, schedule.last, 77))
+    straight = not hasattr(schedule, "alpha_bar")
+    total = level.alpha + level.sigma if straight else level.alpha**2 + level.sigma**2
+    torch.testing.assert_close(total, torch.ones_like(total))
+    clean = schedule.clean()
+    assert (float(clean.alpha), float(clean.sigma)) == (1.0, 0.0)
+    assert float(clean.t) < float(schedule.level(schedule.first).t)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@settings(max_examples=20, deadline=None)
+@given(steps=st.integers(1, 1000))
+def test_any_number_of_steps_is_that_number(schedule: NoiseSchedule, spacing: Spacing, steps: int) -> None:
+    run = levels(schedule, steps, spacing)
+    assert len(run) == steps + 1
+    sigmas = torch.stack([level.sigma for level in run])
+    assert (sigmas.diff() < 0).all() and sigmas[-1] == 0 and sigmas[0] <= schedule.level(schedule.last).sigma
+    assert run[0].t.ndim == run[0].alpha.ndim == run[0].sigma.ndim == 0
+
+
+def test_spacings_of_fifty_steps() -> None:
+    schedule = scaled_linear()
+    leading, trailing, linspace = (times(levels(schedule, 50, spacing)) for spacing in SPACINGS)
+    assert leading == [*range(981, 0, -20), -1]
+    assert trailing == [*range(999, 0, -20), -1]
+    assert (linspace[0], linspace[-2]) == (999, 0) and linspace[1] == pytest.approx(999 - 999 / 49)
+    assert times(levels(schedule, 50)) == trailing
+
+
+def test_awkward_numbers_of_steps() -> None:
+    schedule = scaled_linear()
+    assert times(levels(schedule, 30, "leading"))[:3] == [958, 925, 892]
+    assert times(levels(schedule, 30, "trailing"))[:3] == [999, 966, 932]
+    assert times(levels(schedule, 1000, "leading")) == [*range(999, -1, -1), -1]
+    assert times(levels(schedule, 1, "leading")) == [1, -1]
+    assert times(levels(schedule, 1, "trailing")) == times(levels(schedule, 1, "linspace")) == [999, -1]
+    assert times(levels(flow(), 4, "trailing")) == [1000, 750, 500, 250, 0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 1000])
+def test_karras_strides_are_equal_in_the_seventh_root(steps: int) -> None:
+    run = levels(scaled_linear(), steps, "karras")
+    assert len(run) == steps + 1
+    roots = torch.stack([level.ratio for level in run[:-1]]) ** (1 / 7)
+    torch.testing.assert_close(roots, torch.linspace(14.614642 ** (1 / 7), roots[-1], steps, dtype=torch.float64))
+    if steps > 1:
+        assert float(run[-2].t) == pytest.approx(0, abs=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(t=st.floats(0, 999))
+def test_time_is_the_inverse_of_level(t: float) -> None:
+    schedule = scaled_linear()
+    assert float(schedule.time(schedule.level(t).ratio[None])[0]) == pytest.approx(t, abs=1e-9)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_ends(schedule: NoiseSchedule) -> None:
+    zero, first = levels(schedule, 10)[-1], levels(schedule, 10, final="first")[-1]
+    assert float(zero.sigma) == 0
+    assert float(first.sigma) == float(schedule.level(schedule.first).sigma) > 0
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001, 20.0, True, "20", None])
+def test_impossible_numbers_of_steps(steps: object) -> None:
+    with pytest.raises(ValueError, match=r"steps=.* must be a whole number from 1 to 1000"):
+        levels(scaled_linear(), steps)  # type: ignore[arg-type]
+
+
+def test_what_makes_no_schedule() -> None:
+    with pytest.raises(ValueError, match="choose linear, scaled_linear, cosine or flow"):
+        make_schedule(ScheduleConfig(kind="sigmoid"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="betas must rise"):
+        make_schedule(ScheduleConfig(beta_start=0.02, beta_end=0.01))
+    with pytest.raises(ValueError, match="steps=1"):
+        make_schedule(ScheduleConfig(steps=1))
+    with pytest.raises(ValueError, match=r"shift=-1\.0"):
+        make_schedule(ScheduleConfig(kind="flow", shift=-1.0))
+
+
+def test_what_makes_no_run() -> None:
+    schedule = scaled_linear()
+    with pytest.raises(ValueError, match="choose trailing, leading, linspace or karras"):
+        levels(schedule, 10, "quadratic")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'zero' or 'first'"):
+        levels(schedule, 10, final="last")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="use trailing or linspace"):
+        levels(flow(), 10, "karras")
+    with pytest.raises(ValueError, match="must fall"):
+        levels_at(schedule, torch.tensor([500.0, 500.0, 0.0]))
+    for t in (1000, -0.5, math.nan):
+        with pytest.raises(ValueError, match="from 0 to 999"):
+            schedule.level(t)
+
+
+@pytest.mark.parametrize("kind", ["linear", "scaled_linear", "cosine", "flow"])
+def test_make_schedule(kind: str) -> None:
+    schedule = make_schedule(ScheduleConfig(kind=kind, steps=10, shift=2.0))  # type: ignore[arg-type]
+    assert schedule.steps == 10
+    assert schedule.last - schedule.first == 9
+
+
+def test_asking_changes_nothing() -> None:
+    schedule = scaled_linear()
+    before = times(levels(schedule, 50))
+    levels(schedule, 7, "karras")
+    assert times(levels(schedule, 50)) == before
+
+
+def test_noise_of_a_batch_is_each_picture_s_own() -> None:
+    schedule = scaled_linear()
+    x0, eps = torch.randn(2, 3, 4, 5, 5)
+    t = torch.tensor([1, 500, 999])
+    batch = add_noise(x0, eps, schedule.level(t))
+    alone = torch.cat([add_noise(x0[i : i + 1], eps[i : i + 1], schedule.level(t[i])) for i in range(3)])
+    assert batch.dtype == torch.float32
+    torch.testing.assert_close(batch, alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_level_leaves_the_type_of_a_sample(dtype: torch.dtype) -> None:
+    x0 = torch.randn(2, 4, 3, 3, dtype=dtype)
+    schedule = scaled_linear()
+    for level in (schedule.level(3), schedule.level(torch.tensor([3, 4]))):
+        assert add_noise(x0, x0, level).dtype == dtype
+
+
+def test_per_picture() -> None:
+    x = torch.zeros(2, 3, 4, 4)
+    assert per_picture(torch.tensor(0.5), x).ndim == 0
+    assert per_picture(torch.tensor([0.5, 1.0]), x).shape == (2, 1, 1, 1)
