@@ -3,7 +3,6 @@
 A command imports what it needs when it runs, so that ``ldm-edu --help`` does not wait for torch.
 """
 
-import os
 import sys
 from typing import Annotated
 
@@ -49,10 +48,7 @@ app.add_typer(bench, name="bench")
 def main() -> None:
     """Run the command line; what the user can put right ends in one sentence and exit status 2, not in a traceback."""
     try:
-        app()
-    except BrokenPipeError:  # the reader of a pipe, `head` say, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        app(prog_name="ldm-edu")
     except (ValueError, OSError) as error:
         typer.echo(f"ldm-edu: {error}", err=True)
         sys.exit(2)

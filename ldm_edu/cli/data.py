@@ -16,8 +16,8 @@ def data(
 ) -> None:
     """Show where the data and checkpoints are, and verify their checksums."""
     folder = data_dir()
-    typer.echo(f"{folder}")
     names = list(record(folder) if write else listed(folder))
+    typer.echo(f"{folder}")
     for group in dict.fromkeys(_group(name) for name in names):
         files = [folder / name for name in names if _group(name) == group]
         size = sum(file.stat().st_size for file in files if file.is_file()) / 2**20  # bytes to MiB
