@@ -1,0 +1,315 @@
+"""The whole system: prompts to conditions, noise to latents, latents to pictures (Rombach et al. 2022, figure 3).
+
+This is the reading line of the package. Each name in it is a plain function or a small class that can be read, replaced
+or called by itself:
+
+>>> from ldm_edu.config import TOY
+>>> from ldm_edu.guidance import cfg
+>>> from ldm_edu.samplers import dpmpp_2m, initial_noise
+>>> from ldm_edu.schedule import levels
+>>> model = LatentDiffusion.from_preset(TOY)        # random weights; from_pretrained("emoji") has trained ones
+>>> cond = model.condition(["red apple, 3d style"])
+>>> blank = model.condition([""])
+>>> guided = cfg(model.denoiser(cond), model.denoiser(blank), scale=7.5)
+>>> noise = initial_noise([7], model.latent_shape())
+>>> for step in dpmpp_2m(guided, noise, levels(model.schedule, 4)):
+...     print(step.index, tuple(step.x.shape), f"{float(step.level.sigma):.2f}")
+0 (1, 4, 8, 8) 0.97
+1 (1, 4, 8, 8) 0.85
+2 (1, 4, 8, 8) 0.57
+3 (1, 4, 8, 8) 0.00
+>>> image = model.decode(step.x)                    # (1, 3, 16, 16) in [-1, 1]
+
+The same in one line:
+
+>>> *_, last = model.generate(["red apple, 3d style"], guidance=7.5, steps=4, seeds=[7])
+>>> torch.equal(image, model.decode(last.x))
+True
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ldm_edu.checkpoint.find import find_checkpoint
+from ldm_edu.checkpoint.io import (
+    CheckpointError,
+    load_into,
+    load_preset,
+    load_tensors,
+    save_checkpoint,
+)
+from ldm_edu.checkpoint.published import is_published, load_published
+from ldm_edu.conditioning import ClassConditioner, Conditioning, TextConditioner
+from ldm_edu.config import SD15, Preset
+from ldm_edu.denoise import NetworkDenoiser
+from ldm_edu.guidance import cfg
+from ldm_edu.models.autoencoder import AutoencoderKL
+from ldm_edu.models.clip import TextEncoder
+from ldm_edu.models.unet import UNet
+from ldm_edu.samplers import Rng, Sampler, Step, dpmpp_2m, initial_noise
+from ldm_edu.schedule import Level, Spacing, levels, make_schedule
+from ldm_edu.tokenizer import Tokenizer
+
+
+class LatentDiffusion:
+    """A preset, the networks that it asks for, its noise schedule and its tokenizer.
+
+    Make one by `from_pretrained` or `from_preset`. A part that the preset leaves out is None: without ``autoencoder``
+    the "latents" are the pixels themselves; without ``text`` and ``classes`` the model is unconditional.
+    """
+
+    def __init__(
+        self,
+        preset: Preset,
+        unet: UNet,
+        autoencoder: AutoencoderKL | None = None,
+        text: TextEncoder | None = None,
+        classes: ClassConditioner | None = None,
+    ) -> None:
+        self.preset = preset
+        self.unet, self.autoencoder, self.text, self.classes = unet, autoencoder, text, classes
+        self.tokenizer = Tokenizer(text.config.vocab, text.config.length) if text else None
+        self.schedule = make_schedule(preset.schedule)
+        for module in self.modules().values():
+            module.eval()
+
+    @classmethod
+    def from_preset(cls, preset: Preset, *, seed: int = 0) -> "LatentDiffusion":
+        """A model with random weights, which depend on ``seed`` alone: to train, or to look inside."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(preset, **_build(preset))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        preset: Preset | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "LatentDiffusion":
+        """A trained model.
+
+        Parameters
+        ----------
+        name
+            a shipped checkpoint ("emoji"); a folder that `save` or ``ldm-edu train`` wrote; or Stable Diffusion 1.x as
+            published, a diffusers folder or one .safetensors file. A folder called like a shipped checkpoint is
+            reached as ``"./emoji"``.
+        preset
+            the model that is expected. Our own folders know theirs; a published one is taken for Stable Diffusion 1.5
+            unless told otherwise.
+        device, dtype
+            where the networks run, and in which type. Never float16 on a CPU: it is many times slower there.
+
+        Raises
+        ------
+        CheckpointError
+            if there is none of that name, or it is damaged, incomplete, a pickle, or another preset's.
+        """
+        path = find_checkpoint(name)
+        if is_published(path):
+            preset = preset or SD15
+            tensors = load_published(path, preset)
+        else:
+            saved = load_preset(path)
+            if preset is not None and preset != saved:
+                raise CheckpointError(
+                    f"{path} was saved with another preset, {saved.name}; leave preset out to use it."
+                )
+            preset, tensors = saved, {}
+        with _Uninitialised():
+            parts = _build(preset)
+        for part, module in parts.items():
+            module.to(memory_format=torch.channels_last)  # convolutions are quicker so
+            weights = tensors.pop(part) if part in tensors else load_tensors(path, part)
+            load_into(module, weights, f"the {part} of {path}")
+        return cls(preset, **parts).to(device, dtype)
+
+    def save(self, folder: Path | str, *, dtype: torch.dtype = torch.bfloat16) -> None:
+        """Write a checkpoint folder that `from_pretrained` reads; ``dtype`` is that of the numbers on disk.
+
+        Raises
+        ------
+        SaveError
+            if the folder cannot be written; an older checkpoint in it is untouched then.
+        """
+        parts = {name: module.state_dict() for name, module in self.modules().items()}
+        save_checkpoint(Path(folder), self.preset, parts, dtype=dtype)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The networks that this model has, by the names of their files: unet, autoencoder, text, classes."""
+        parts = {"unet": self.unet, "autoencoder": self.autoencoder, "text": self.text, "classes": self.classes}
+        return {name: module for name, module in parts.items() if module is not None}
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "LatentDiffusion":
+        """Move or convert all networks in place, as `torch.nn.Module.to` does; returns the model itself."""
+        for module in self.modules().values():
+            module.to(device=device, dtype=dtype)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net is."""
+        return self.unet.conv_in.weight.device
+
+    @torch.no_grad()
+    def condition(self, prompts: Sequence[str | int | None]) -> Conditioning:
+        """What each picture is to show.
+
+        Parameters
+        ----------
+        prompts
+            one a picture: texts for a text-to-image model, whole numbers for a class-conditional one. "" is the blank
+            condition of every model, and the only one of an unconditional model.
+
+        Raises
+        ------
+        ValueError
+            if the model has no such condition.
+        TypeError
+            if a single prompt is given instead of a list.
+        """
+        if isinstance(prompts, str):
+            raise TypeError(f"pass a list of prompts, [{prompts[:20]!r}], not a single one")
+        if self.text is not None and self.tokenizer is not None:
+            texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+            if len(texts) < len(prompts):
+                raise ValueError(f"{self.preset.name} draws from texts, not from {list(prompts)}; '' is the blank")
+            return TextConditioner(self.tokenizer, self.text)(texts)
+        labels = [None if prompt == "" else prompt for prompt in prompts]
+        if self.classes is not None:
+            return self.classes(labels)
+        if set(labels) - {None}:
+            raise ValueError(f"{self.preset.name} is unconditional: it takes no prompt but '', not {list(prompts)}")
+        return Conditioning()
+
+    def denoiser(self, cond: Conditioning, levels: Sequence[Level] | None = None) -> NetworkDenoiser:
+        """The U-Net under a condition, as a function of a noisy sample and its level.
+
+        ``levels``, if known, lets it compute the time embeddings of the whole run at once.
+        """
+        return NetworkDenoiser(self.unet, self.preset.prediction, cond, levels)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, H/f, W/f) of about unit variance, in float32.
+
+        Raises
+        ------
+        ValueError
+            if a side is not a multiple of the autoencoder's factor f.
+        """
+        if self.autoencoder is None:
+            return images
+        config = self.autoencoder.config
+        z = self.autoencoder.encode(images.to(self.autoencoder.quant.weight)).mode.float()
+        return (z - config.shift) * config.scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) to pictures (B, 3, h*f, w*f) in [-1, 1], in float32; values outside are clipped."""
+        if self.autoencoder is None:
+            return latents.clamp(-1, 1)
+        config = self.autoencoder.config
+        z = latents / config.scale + config.shift
+        return self.autoencoder.decode(z.to(self.autoencoder.quant.weight)).float().clamp(-1, 1)
+
+    def latent_shape(self, size: int | tuple[int, int] | None = None) -> tuple[int, int, int]:
+        """The shape (C, h, w) of the latents of a picture.
+
+        Parameters
+        ----------
+        size
+            its side, or its height and width, in pixels; None: the size that the model was made for.
+
+        Raises
+        ------
+        ValueError
+            if a side is not a multiple of what both networks halve it to, naming the nearest that are.
+        """
+        size = self.preset.size if size is None else size
+        height, width = (size, size) if isinstance(size, int) else size
+        factor = self.autoencoder.config.factor if self.autoencoder is not None else 1
+        multiple = factor * self.unet.config.factor
+        for side in (height, width):
+            if side <= 0 or side % multiple:
+                near = sorted(
+                    {max(multiple, side // multiple * multiple), max(multiple, -(-side // multiple) * multiple)}
+                )
+                raise ValueError(
+                    f"a side of {side} pixels does not fit: {self.preset.name} draws multiples of {multiple}; the "
+                    f"nearest {'is' if len(near) == 1 else 'are'} {' and '.join(map(str, near))}"
+                )
+        return self.unet.config.out_channels, height // factor, width // factor
+
+    def generate(
+        self,
+        prompts: Sequence[str | int | None],
+        *,
+        seeds: Sequence[int] | None = None,
+        steps: int = 20,
+        guidance: float = 5.0,
+        sampler: Sampler = dpmpp_2m,
+        spacing: Spacing = "trailing",
+        negative: str = "",
+        size: int | tuple[int, int] | None = None,
+    ) -> Iterator[Step]:
+        """Draw pictures, and let every step be watched. `decode` the last step's ``x`` for the pictures.
+
+        Parameters
+        ----------
+        prompts
+            as in `condition`: one a picture, or one for all ``seeds``.
+        seeds
+            one a picture; a picture depends on its prompt and its seed, not on its neighbours. None: 0, 1, 2 ...
+        guidance
+            how strongly to follow the prompts; 1 is no guidance, and takes half the time.
+        negative
+            what to steer away from, instead of the blank condition.
+        size
+            as in `latent_shape`.
+
+        Raises
+        ------
+        ValueError
+            at the call, not at the first step, for a number, a size or a condition that does not fit.
+        """
+        seeds = list(range(len(prompts)) if seeds is None else seeds)
+        if len(prompts) not in (1, len(seeds)):
+            raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed a picture, and one prompt")
+        run = levels(self.schedule, steps, spacing)
+        cond = self.condition(prompts)
+        denoise = self.denoiser(cond, run)
+        guided = cfg(denoise, self.denoiser(self.condition([negative]), run), guidance)
+        noise = initial_noise(seeds, self.latent_shape(size)).to(self.device)
+        return sampler(guided if len(cond) else denoise, noise, run, rng=Rng(seeds))
+
+
+def _build(preset: Preset) -> dict[str, Any]:
+    parts: dict[str, nn.Module] = {"unet": UNet(preset.unet)}
+    if preset.autoencoder is not None:
+        parts["autoencoder"] = AutoencoderKL(preset.autoencoder)
+    if preset.text is not None:
+        parts["text"] = TextEncoder(preset.text)
+    if preset.classes is not None:
+        if preset.unet.vector_dim is None:
+            raise ValueError(f"{preset.name} has classes={preset.classes} but its U-Net has no vector_dim; set both")
+        parts["classes"] = ClassConditioner(preset.classes, preset.unet.vector_dim)
+    return parts
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves the weights of modules that are built under it unset, since a checkpoint is about to set them."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
