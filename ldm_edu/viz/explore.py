@@ -29,6 +29,7 @@ from ldm_edu.viz.style import RULE, Drawing
 
 SIDE = 176  # of a picture on the page, in pixels
 BATCH = 8  # latents decoded at once
+EMPTY = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"  # a transparent pixel
 
 
 @torch.no_grad()
@@ -44,11 +45,13 @@ def explore(steps: Iterable[Step], decode: Decode | None = None, *, picture: int
     Raises
     ------
     ValueError
-        if the run has no step.
+        if the run has no step, or the batch no such picture.
     """
     run = [Step(s.index, s.x[picture : picture + 1], s.x0[picture : picture + 1], s.level) for s in steps]
     if not run:
         raise ValueError("there is nothing to explore: the run has no step")
+    if len(run[0].x) == 0:
+        raise ValueError(f"the batch has no picture {picture}; the first is 0")
     return Explorer(tuple(run), _views(run, decode), decode, title)
 
 
@@ -110,8 +113,8 @@ class Explorer:
     def page(self, place: int, name: str) -> str:
         """The HTML of one step. ``name`` is the explorer's own class on the page, see `sheet_of_styles`."""
         figures = "".join(
-            f'<figure><div role="img" aria-label="{html.escape(f"{view.caption} after step {place + 1}")}" '
-            f'class="{name}-{i}" style="background-position: {-place * SIDE}px 0"></div>'
+            f'<figure><img src="{EMPTY}" alt="{html.escape(f"{view.caption}, after step {place + 1}")}" '
+            f'class="{name}-{i}" style="background-position: {-place * SIDE}px 0">'
             f"<figcaption>{html.escape(view.caption)}</figcaption></figure>"
             for i, view in enumerate(self.views)
         )

@@ -29,8 +29,8 @@ RULE = "#d8d6cf"  # grids and frames
 
 SIGNAL = "#0072b2"  # what is left of the picture: alpha, x0
 NOISE = "#c04f00"  # sigma, eps
-TEXT = "#007f5c"  # prompts and what becomes of them
-NETWORK = "#a2548a"  # what is learned
+TEXT = "#20602d"  # prompts and what becomes of them
+NETWORK = "#8a3f73"  # what is learned
 ACCENTS = {"signal": SIGNAL, "noise": NOISE, "text": TEXT, "network": NETWORK}
 
 # numbers of both signs: negative blue, nothing the card, positive vermillion
