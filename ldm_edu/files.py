@@ -2,8 +2,11 @@
 
 import errno
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 
 class SaveError(OSError):
@@ -48,7 +51,7 @@ def atomic_write_all(writes: Mapping[Path, Callable[[Path], None]]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            write(beside[path])
+            _call(write, beside[path])
             _flush(beside[path])
         for path in writes:
             os.replace(beside[path], path)
@@ -72,6 +75,17 @@ def atomic_write_text(path: Path, text: str) -> None:
 def _write_bytes(path: Path, data: bytes) -> None:
     with open(path, "wb") as file:
         file.write(data)
+
+
+def _call(write: Callable[[Path], None], path: Path) -> None:
+    """Call ``write``. Safetensors reports what the disk said as text; here it is the system's error again."""
+    try:
+        write(path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _flush(path: Path) -> None:

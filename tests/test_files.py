@@ -7,6 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
 
 from ldm_edu import files
 from ldm_edu.files import SaveError, atomic_write, atomic_write_all, atomic_write_bytes, atomic_write_text
@@ -40,7 +43,10 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     assert target.read_bytes() == b"whole"
 
 
-@pytest.mark.parametrize("code, word", [(errno.ENOSPC, "full"), (errno.EROFS, "read-only"), (errno.EIO, "Check")])
+@pytest.mark.parametrize(
+    "code, word",
+    [(errno.ENOSPC, "full"), (errno.EROFS, "read-only"), (errno.EACCES, "not permitted"), (errno.EIO, "Check")],
+)
 def test_an_error_of_the_disk_leaves_the_old_file(tmp_path: Path, code: int, word: str) -> None:
     target = tmp_path / "file.bin"
     target.write_bytes(b"old")
@@ -140,6 +146,23 @@ def test_a_really_full_disk(small_disk: Path) -> None:
         atomic_write_bytes(target, bytes(200_000))
     assert target.read_bytes() == b"old"
     assert os.listdir(small_disk) == ["file.bin"]
+
+
+def test_a_really_full_disk_found_by_safetensors(small_disk: Path) -> None:
+    target = small_disk / "file.safetensors"
+    atomic_write_bytes(target, b"old")
+    with pytest.raises(SaveError, match="full"):
+        atomic_write(target, lambda beside: safetensors.torch.save_file({"a": torch.zeros(50_000)}, beside))
+    assert target.read_bytes() == b"old"
+    assert os.listdir(small_disk) == ["file.safetensors"]
+
+
+def test_what_safetensors_refuses_for_another_reason(tmp_path: Path) -> None:
+    def refuses(beside: Path) -> None:
+        raise SafetensorError("Error while serializing: no tensors of this kind")
+
+    with pytest.raises(SafetensorError, match="no tensors"):
+        atomic_write(tmp_path / "file.safetensors", refuses)
 
 
 def test_a_really_read_only_disk(small_disk: Path) -> None:
