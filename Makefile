@@ -28,7 +28,7 @@ export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 1073741824
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-fast lint format data lessons bench lock clean
+.PHONY: help lab test test-fast lint format data weights lessons bench lock clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -61,6 +61,15 @@ format: $(READY) ## format the code
 
 data: $(READY) ## rebuild data/ from the named packages (needs npm and a network)
 	$(PY) -m ldm_edu.datasets.make
+
+weights: $(READY) ## train every shipped network anew into runs/ (hours; stop and resume as you like)
+	$(PY) -m ldm_edu train classifier --preset perceptual --out runs/perceptual
+	$(PY) -m ldm_edu train classifier --preset judge --out runs/judge
+	$(PY) -m ldm_edu train vae --preset emoji --perceptual runs/perceptual
+	$(PY) -m ldm_edu train clip --preset emoji
+	$(PY) -m ldm_edu train unet --preset emoji
+	$(PY) -m ldm_edu train vae --preset shapes
+	$(PY) -m ldm_edu train unet --preset shapes
 
 lessons: $(READY) ## execute notebooks/text/*.py into notebooks/*.ipynb (one of them: LESSON=00_start_here)
 	$(PY) notebooks/build.py $(LESSON)

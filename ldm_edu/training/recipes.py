@@ -102,5 +102,5 @@ CLIPS = {
 UNETS = {
     "toy": UNetRecipe(steps=40, batch=8, lr=1e-3, ema_decay=0.9),
     "shapes": UNetRecipe(steps=3400, batch=64, lr=1e-3, joint_text=True),
-    "emoji": UNetRecipe(steps=4000, batch=64, lr=8e-4),
+    "emoji": UNetRecipe(steps=3500, batch=64, lr=8e-4),
 }
