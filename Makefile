@@ -90,7 +90,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "ldm-edu needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing)." \
 	       "Name another with 'make $(MAKECMDGOALS) PYTHON=python3.12'."; exit 1; }
-	@echo "== setting up $(VENV) (once; some minutes and about 1.5 GB)"
+	@echo "== setting up $(VENV) (once; some minutes and about 2 GB)"
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear '$(HOME_)' || { \
 	  echo "Could not make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@index='$(TORCH_INDEX)'; \
