@@ -135,6 +135,8 @@ class LatentDiffusion:
     def save(self, folder: Path | str, *, dtype: torch.dtype = torch.bfloat16) -> None:
         """Write a checkpoint folder that `from_pretrained` reads; ``dtype`` is that of the numbers on disk.
 
+        CLIP's picture tower, which drawing does not need, is not held here and so not written.
+
         Raises
         ------
         SaveError
@@ -258,7 +260,7 @@ class LatentDiffusion:
         guidance: float = 5.0,
         sampler: Sampler = dpmpp_2m,
         spacing: Spacing = "trailing",
-        negative: str = "",
+        negative: str | int = "",
         size: int | tuple[int, int] | None = None,
     ) -> Iterator[Step]:
         """Draw pictures, and let every step be watched. `decode` the last step's ``x`` for the pictures.

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from parity.reference import difference, randomised, reference_autoencoder
+from parity.reference import difference, norm_epsilons, randomised, reference_autoencoder
 
 from ldm_edu.checkpoint.keymaps import autoencoder_pairs, convert
 from ldm_edu.config import AutoencoderConfig
@@ -45,6 +45,12 @@ def test_posterior_and_pictures(config: AutoencoderConfig, from_theirs: bool) ->
         assert difference(posterior.kl(), reference.kl()) <= TOLERANCE
         z = torch.randn(2, config.latent_channels, 4, 2)
         assert difference(ours.decode(z), theirs.decode(z).sample) <= TOLERANCE
+
+
+def test_norms_add_the_same_to_the_variance() -> None:
+    ours, theirs = pair(CONFIGS["as sd15"], from_theirs=True)
+    wanted, found = norm_epsilons(theirs), norm_epsilons(ours)
+    assert {p.theirs: found[p.ours] for p in autoencoder_pairs(CONFIGS["as sd15"]) if p.ours in found} == wanted
 
 
 def test_the_comparison_can_fail() -> None:

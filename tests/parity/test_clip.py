@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from parity.reference import difference, randomised, reference_clip, reference_text, reference_vision
+from parity.reference import difference, norm_epsilons, randomised, reference_clip, reference_text, reference_vision
 
 from ldm_edu.checkpoint.keymaps import clip_pairs, convert, text_pairs, vision_pairs
 from ldm_edu.config import TextConfig, VisionConfig
@@ -66,6 +66,12 @@ def test_both(from_theirs: bool) -> None:
         assert difference(ours.eval()(tokens, images), reference.logits_per_text) <= TOLERANCE
         assert difference(ours.encode_text(tokens), reference.text_embeds) <= TOLERANCE
         assert difference(ours.encode_image(images), reference.image_embeds) <= TOLERANCE
+
+
+def test_norms_add_the_same_to_the_variance() -> None:
+    wanted = norm_epsilons(transformers.CLIPModel(reference_clip(TEXT, VISION, 16)))
+    found = norm_epsilons(CLIP(TEXT, VISION, 16))
+    assert {p.theirs: found[p.ours] for p in clip_pairs(TEXT, VISION) if p.ours in found} == wanted
 
 
 def test_the_comparison_can_fail() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from parity.reference import difference, randomised, reference_unet
+from parity.reference import difference, norm_epsilons, randomised, reference_unet
 from torch import Tensor
 
 from ldm_edu.checkpoint.keymaps import convert, unet_pairs
@@ -85,6 +85,13 @@ def test_states_computed_beforehand(name: str) -> None:
         whole = ours(x, t, context, vector)
         ready = ours(x, times=ours.time_states(t, vector), contexts=ours.context_states(context))
     assert difference(ready, whole) <= TOLERANCE
+
+
+def test_norms_add_the_same_to_the_variance() -> None:
+    config = config_named("as sd15")
+    wanted = norm_epsilons(diffusers.UNet2DConditionModel(**reference_unet(config)))
+    found = norm_epsilons(UNet(config))
+    assert {p.theirs: found[p.ours] for p in unet_pairs(config) if p.ours in found} == wanted
 
 
 def test_the_comparison_can_fail() -> None:
