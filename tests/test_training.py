@@ -24,7 +24,7 @@ def toy_task(lr: float = 1e-3) -> DiffusionTask:
     torch.manual_seed(0)
     model = UNet(TOY.unet)
 
-    def batches(rng: torch.Generator, n: int) -> DiffusionBatch:
+    def batches(rng: torch.Generator, n: int, progress: float) -> DiffusionBatch:
         return DiffusionBatch(torch.randn(n, 4, 8, 8, generator=rng), torch.randn(n, 3, 32, generator=rng))
 
     schedule = make_schedule(TOY.schedule)
@@ -132,7 +132,7 @@ def test_the_diffusion_task_learns() -> None:
     torch.manual_seed(0)
     task = toy_task(lr=3e-3)
     fixed = torch.randn(4, 4, 8, 8)
-    task.batches = lambda rng, n: DiffusionBatch(fixed, torch.zeros(4, 3, 32))
+    task.batches = lambda rng, n, progress: DiffusionBatch(fixed, torch.zeros(4, 3, 32))
     losses = [r.values["loss"] for r in train(task, steps=120, seed=1)]
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
 

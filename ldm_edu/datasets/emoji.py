@@ -25,6 +25,7 @@ Split = Literal["train", "pairs", "concepts", "all"]
 SPLITS: tuple[Split, ...] = ("train", "pairs", "concepts", "all")
 STYLES = ("3d", "flat", "noto", "blob", "twemoji", "firefox")  # a style's id is its place here
 SIZE = 64
+STARTER_GROUPS = ("animals-nature", "food-drink")
 
 
 def caption(label: str, style: str, background: str = "") -> str:
@@ -67,13 +68,14 @@ def emoji_splits() -> EmojiSplits:
     return EmojiSplits(pairs, frozenset(found["concepts"]), frozenset(found["core"]))
 
 
-def emoji(split: Split = "train", core: bool = False) -> "Dataset":
+def emoji(split: Split = "train", core: bool = False, starter: bool = False) -> "Dataset":
     """The pictures of one split, concepts in Unicode's order and styles in the order of ``STYLES``.
 
     Parameters
     ----------
     split : "train"; "pairs", the (concept, style) pairs held out; "concepts", the concepts held out; "all".
     core : only the plain concepts of ``emoji_splits().core``.
+    starter : of these only animals, plants and food (``STARTER_GROUPS``): what a first model can learn in an hour.
 
     Returns
     -------
@@ -84,7 +86,7 @@ def emoji(split: Split = "train", core: bool = False) -> "Dataset":
     ValueError
         if there is no such split.
     """
-    return as_dataset(_table(split, core))
+    return as_dataset(_table(split, core, starter))
 
 
 class EmojiTensors(NamedTuple):
@@ -96,9 +98,9 @@ class EmojiTensors(NamedTuple):
     styles: Tensor  # (N,) int64
 
 
-def emoji_tensors(split: Split = "train", core: bool = False) -> EmojiTensors:
+def emoji_tensors(split: Split = "train", core: bool = False, starter: bool = False) -> EmojiTensors:
     """The pictures of one split, decoded, as training wants them. Parameters as for ``emoji``."""
-    table = _table(split, core)
+    table = _table(split, core, starter)
     pictures = [np.asarray(Image.open(io.BytesIO(row["bytes"])).convert("RGBA")) for row in table["image"].to_pylist()]
     rgba = rearrange(torch.from_numpy(np.stack(pictures)), "n h w c -> n c h w").contiguous()
     places = {label: place for place, label in enumerate(emoji_labels())}
@@ -109,10 +111,10 @@ def emoji_tensors(split: Split = "train", core: bool = False) -> EmojiTensors:
 
 def emoji_labels() -> list[str]:
     """The label of every concept ("red apple") in Unicode's order; a concept's id is its place here."""
-    return list(dict.fromkeys(_table("all", core=False)["label"].to_pylist()))
+    return list(dict.fromkeys(_table("all")["label"].to_pylist()))
 
 
-def _table(split: Split, core: bool) -> pa.Table:
+def _table(split: Split, core: bool = False, starter: bool = False) -> pa.Table:
     if split not in SPLITS:
         raise ValueError(f"No emoji split {split!r}. Use one of: {', '.join(SPLITS)}.")
     table = read_tables(sorted((data_dir() / "emoji").glob("emoji-*.parquet")))
@@ -120,7 +122,9 @@ def _table(split: Split, core: bool) -> pa.Table:
     captions = [caption(label, style) for label, style in zip(labels, styles, strict=True)]
     splits = emoji_splits()
     wanted = [
-        (split == "all" or splits.of(concept, style) == split) and (not core or concept in splits.core)
-        for concept, style in zip(table["concept"].to_pylist(), styles, strict=True)
+        (split == "all" or splits.of(concept, style) == split)
+        and (not (core or starter) or concept in splits.core)
+        and (not starter or group in STARTER_GROUPS)
+        for concept, style, group in zip(table["concept"].to_pylist(), styles, table["group"].to_pylist(), strict=True)
     ]
     return table.append_column("caption", pa.array(captions)).filter(pa.array(wanted))

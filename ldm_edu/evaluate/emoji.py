@@ -1,6 +1,7 @@
 """Everything that is measured of the emoji model, on the fixed splits, each figure beside real pictures and chance.
 
-The model knows the core concepts, so it and the judge are asked about these alone.
+The model was trained to draw the starter concepts (animals, plants, food), so it and the judge are asked about these
+alone.
 
 Nothing here knows how a picture is drawn: the functions take one that draws (captions and seeds in, pictures out) and
 one that sends pictures through the autoencoder and back.
@@ -221,10 +222,12 @@ def evaluate_emoji(
     """
     if judge.concepts != tuple(emoji_labels()) or judge.styles != STYLES:
         raise ValueError("this classifier names other classes than the emoji set: give one that was trained on it")
-    data, data_pairs = emoji_tensors("train", core=True), emoji_tensors("pairs", core=True)
+    data, data_pairs = emoji_tensors("train", starter=True), emoji_tensors("pairs", starter=True)
     training, held_out = on_white(data.rgba), on_white(data_pairs.rgba)
     among = (
-        torch.cat([data.concepts, data_pairs.concepts, emoji_tensors("concepts", core=True).concepts]).unique().tolist()
+        torch.cat([data.concepts, data_pairs.concepts, emoji_tensors("concepts", starter=True).concepts])
+        .unique()
+        .tolist()
     )
 
     trained = carry_out(draw, restore, judge, order(data, count, seed=seed, first=seed))

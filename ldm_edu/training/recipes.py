@@ -62,6 +62,7 @@ class UNetRecipe:
     joint_text: bool = (
         False  # the text encoder learns along (Rombach et al. 2022), or CLIP's is kept (Stable Diffusion)
     )
+    narrow_from: float = 1.0  # of the run: from here on only the starter concepts, so that they are seen often enough
     seed: int = 4
 
 
@@ -102,5 +103,5 @@ CLIPS = {
 UNETS = {
     "toy": UNetRecipe(steps=40, batch=8, lr=1e-3, ema_decay=0.9),
     "shapes": UNetRecipe(steps=3400, batch=64, lr=1e-3, joint_text=True),
-    "emoji": UNetRecipe(steps=3500, batch=64, lr=8e-4),
+    "emoji": UNetRecipe(steps=3500, batch=64, lr=8e-4, narrow_from=0.36),
 }

@@ -63,6 +63,7 @@ class Captioned:
     drawn: Tensor | None  # (N, 3, H, W), where there is no transparency
     colours: Tensor  # (N, 3)
     captions: list[str]
+    starter: Tensor  # the places in ``base`` of the pictures that a narrowed run goes on with
 
     def pick(self, kinds: Tensor, rng: torch.Generator, plain: float = 0.75) -> Tensor:
         """Rows for some pictures: on white with probability ``plain``, else on one of the coloured backgrounds."""
@@ -84,7 +85,7 @@ def captioned_pictures(preset: Preset, variants: int = 3, seed: int = 0) -> Capt
     if preset.name != "emoji":
         data = _drawn(preset)
         rows = torch.arange(len(data.images))
-        return Captioned(rows, 1, None, data.images, torch.ones(len(rows), 3), data.captions)
+        return Captioned(rows, 1, None, data.images, torch.ones(len(rows), 3), data.captions, rows)
     emoji: EmojiTensors = emoji_tensors("train", core=True)
     rng = torch.Generator().manual_seed(seed)
     names = [name for name in PALETTE if name != "white"]
@@ -96,7 +97,9 @@ def captioned_pictures(preset: Preset, variants: int = 3, seed: int = 0) -> Capt
         ]
         colours += [background("white")] + [background(name) for name in picked]
     base = torch.arange(len(emoji.captions)) * variants
-    return Captioned(base, variants, emoji.rgba, None, torch.cat(colours), captions)
+    few = set(emoji_tensors("train", starter=True).captions)
+    starter = torch.tensor([place for place, plain in enumerate(emoji.captions) if plain in few])
+    return Captioned(base, variants, emoji.rgba, None, torch.cat(colours), captions, starter)
 
 
 @torch.no_grad()
@@ -125,19 +128,28 @@ def text_states(preset: Preset, encoder: TextEncoder, captions: list[str]) -> Te
 
 
 def diffusion_batches(
-    preset: Preset, captioned: Captioned, latents: Tensor, encoder: TextEncoder, *, drop: float, joint: bool
-) -> Callable[[torch.Generator, int], DiffusionBatch]:
+    preset: Preset,
+    captioned: Captioned,
+    latents: Tensor,
+    encoder: TextEncoder,
+    *,
+    drop: float,
+    joint: bool,
+    narrow_from: float = 1.0,
+) -> Callable[[torch.Generator, int, float], DiffusionBatch]:
     """Latents (already scaled) with their text states; a share ``drop`` of the captions is replaced by the blank one.
 
     ``joint``: the states are computed anew in each step, with gradients, because the encoder learns along.
+    ``narrow_from``: the share of the run after which only the starter pictures are drawn.
     """
     device = next(encoder.parameters()).device
     tokens = _tokenizer(preset)([*captioned.captions, ""])
     blank = len(captioned.captions)
     states = None if joint else text_states(preset, encoder, [*captioned.captions, ""])
 
-    def draw(rng: torch.Generator, n: int) -> DiffusionBatch:
-        kinds = torch.randint(len(captioned.base), (n,), generator=rng)
+    def draw(rng: torch.Generator, n: int, progress: float) -> DiffusionBatch:
+        among = captioned.starter if progress >= narrow_from else torch.arange(len(captioned.base))
+        kinds = among[torch.randint(len(among), (n,), generator=rng)]
         rows = captioned.pick(kinds, rng)
         texts = torch.where(torch.rand(n, generator=rng) < drop, blank, rows)
         if states is not None:
