@@ -100,8 +100,9 @@ $(READY): pyproject.toml constraints.txt
 	     $(PY) -c "import urllib.request as r; r.urlopen('$(CPU_INDEX)/torch/', timeout=5)" 2>/dev/null; \
 	  then index=$(CPU_INDEX); fi; \
 	fi; \
+	quiet=$$([ -t 1 ] || echo --quiet); \
 	set -ex; \
-	$(PY) -m pip install --quiet -c constraints.txt hatchling editables; \
-	$(PY) -m pip install --quiet $${index:+--extra-index-url "$$index"} -c constraints.txt --no-build-isolation \
+	$(PY) -m pip install $$quiet -c constraints.txt hatchling editables; \
+	$(PY) -m pip install $$quiet $${index:+--extra-index-url "$$index"} -c constraints.txt --no-build-isolation \
 	  -e '.[lab,test,train,data]'
 	@touch '$(READY)'
