@@ -44,6 +44,14 @@ def test_min_snr_for_eps_is_the_papers_formula() -> None:
     torch.testing.assert_close(min_snr_weight("eps", level).double(), (snr.clamp(max=5) / snr), rtol=1e-5, atol=1e-7)
 
 
+def test_the_floor_keeps_the_noisiest_levels_and_leaves_the_others() -> None:
+    level = scaled_linear().level(torch.tensor([0, 500, 999]))
+    snr = ((level.alpha / level.sigma) ** 2).double()
+    assert snr[2] < 1 < 5 < snr[0]
+    got = min_snr_weight("x0", level, floor=1.0).double()
+    torch.testing.assert_close(got, snr.clamp(1, 5), rtol=1e-5, atol=0)
+
+
 def test_without_gamma_the_loss_is_the_plain_mean_square() -> None:
     a, b = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     level = scaled_linear().level(torch.tensor([1, 2]))

@@ -10,7 +10,7 @@ from ldm_edu.models.classifier import Classifier
 from ldm_edu.schedule import Level
 
 
-def min_snr_weight(kind: Prediction, level: Level, gamma: float = 5.0) -> Tensor:
+def min_snr_weight(kind: Prediction, level: Level, gamma: float = 5.0, floor: float = 0.0) -> Tensor:
     """Weight of the squared error of a prediction at a noise level (Hang et al. 2023, section 3.4).
 
     In x0 space the weight is min(SNR, gamma): easy, almost clean levels do not drown the others. The same loss, stated
@@ -19,25 +19,29 @@ def min_snr_weight(kind: Prediction, level: Level, gamma: float = 5.0) -> Tensor
     Parameters
     ----------
     kind : what the network predicts. ``level`` : (B,) levels. ``gamma`` : the ceiling of the weight.
+    floor : its floor, 1 in the truncated weight of Salimans and Ho 2022, section 4: without one the noisiest levels,
+        where a picture's layout is decided, count next to nothing, and a short training draws shapeless things.
 
     Returns
     -------
     (B,) weights.
     """
     alpha, sigma = level.alpha.double(), level.sigma.double()
-    weight = torch.minimum((alpha / sigma) ** 2, torch.tensor(gamma, dtype=torch.float64))
+    weight = ((alpha / sigma) ** 2).clamp(floor, gamma)
     # d x0 / d prediction, squared: x0 = (x - sigma eps) / alpha, = alpha x - sigma v, = x - sigma flow
     squared = {"eps": (sigma / alpha) ** 2, "x0": torch.ones_like(sigma), "v": sigma**2, "flow": sigma**2}[kind]
     return (weight * squared).float()
 
 
-def diffusion_loss(kind: Prediction, out: Tensor, target: Tensor, level: Level, gamma: float | None = 5.0) -> Tensor:
-    """Mean squared error of a prediction (Ho et al. 2020, equation 14), weighted by min-SNR unless gamma is None.
+def diffusion_loss(
+    kind: Prediction, out: Tensor, target: Tensor, level: Level, gamma: float | None = 5.0, floor: float = 0.0
+) -> Tensor:
+    """Mean squared error of a prediction (Ho et al. 2020, equation 14), weighted unless ``gamma`` is None.
 
     ``out`` and ``target`` are (B, C, H, W), ``level`` is (B,); returns one number a picture, (B,).
     """
     error = (out.float() - target.float()).square().mean(dim=(1, 2, 3))  # (B,)
-    return error if gamma is None else error * min_snr_weight(kind, level, gamma).to(error.device)
+    return error if gamma is None else error * min_snr_weight(kind, level, gamma, floor).to(error.device)
 
 
 def perceptual_loss(classifier: Classifier, images: Tensor, reference: Tensor) -> Tensor:

@@ -57,7 +57,8 @@ class UNetRecipe:
     lr: float
     decay: float = 0.4  # the share of the run, its last, in which the learning rate falls to 0
     drop: float = 0.1  # share of conditions replaced by the blank one (Ho and Salimans 2022)
-    gamma: float = 5.0  # of the min-SNR weight (Hang et al. 2023)
+    gamma: float = 5.0  # ceiling of the min-SNR weight (Hang et al. 2023)
+    floor: float = 1.0  # and its floor (Salimans and Ho 2022)
     ema_decay: float = 0.999
     joint_text: bool = (
         False  # the text encoder learns along (Rombach et al. 2022), or CLIP's is kept (Stable Diffusion)
@@ -88,7 +89,7 @@ CLASSIFIERS = {
         ClassifierConfig(concepts=1386, styles=6, channels=48, mults=(1, 2, 4, 4)),
         core=True,
         held_out=True,
-        steps=1600,
+        steps=3000,
         batch=64,
         lr=2e-3,
         seed=12,
@@ -102,6 +103,6 @@ CLIPS = {
 
 UNETS = {
     "toy": UNetRecipe(steps=40, batch=8, lr=1e-3, ema_decay=0.9),
-    "shapes": UNetRecipe(steps=3400, batch=64, lr=1e-3, joint_text=True),
+    "shapes": UNetRecipe(steps=2000, batch=64, lr=1e-3, joint_text=True),
     "emoji": UNetRecipe(steps=3500, batch=64, lr=8e-4, narrow_from=0.36),
 }

@@ -152,6 +152,7 @@ def unet_run(preset: Preset, recipe: UNetRecipe, folder: Path, device: torch.dev
         ema_decay=recipe.ema_decay,
         decay=recipe.decay,
         gamma=recipe.gamma,
+        floor=recipe.floor,
         encoder=encoder if recipe.joint_text else None,
     )
 

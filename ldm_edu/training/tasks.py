@@ -216,10 +216,11 @@ class DiffusionTask(_Task):
         ema_decay: float,
         decay: float = 0.25,
         gamma: float | None = 5.0,
+        floor: float = 0.0,
         encoder: nn.Module | None = None,
     ) -> None:
         self.model, self.schedule, self.prediction = model, schedule, prediction
-        self.batches, self.batch, self.gamma = batches, batch, gamma
+        self.batches, self.batch, self.gamma, self.floor = batches, batch, gamma, floor
         learned: nn.Module = nn.ModuleDict({"unet": model, "text": encoder}) if encoder else model
         self._setup({"unet": learned}, lr, weight_decay=0.01, decay=decay)
         self.learned = learned
@@ -238,7 +239,7 @@ class DiffusionTask(_Task):
         wanted = target(self.prediction, x0, eps, level)
         with autocast(self.device):
             out = self.model(x, t.to(self.device), batch.context, batch.vector)
-        each = diffusion_loss(self.prediction, out, wanted, level, self.gamma)  # (B,)
+        each = diffusion_loss(self.prediction, out, wanted, level, self.gamma, self.floor)  # (B,)
         self._update("unet", each.mean(), step, progress)
         self.ema.update(self.learned)
         thirds = each.detach().view(-1)[: n - n % 3].reshape(3, -1).mean(1) if n >= 3 else each.detach()[:1].expand(3)
