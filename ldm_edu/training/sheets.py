@@ -33,6 +33,8 @@ def drawn(folder: Path) -> tuple[list[str], list[Tensor]]:
     """Captions and pictures drawn from them, 20 steps at guidance 4."""
     model = LatentDiffusion.from_pretrained(folder)
     captioned = captioned_pictures(model.preset, 1)
-    captions = [captioned.captions[i] for i in torch.linspace(0, len(captioned.captions) - 1, COUNT).long()]
+    captions = [
+        captioned.captions[i] for i in captioned.starter[torch.linspace(0, len(captioned.starter) - 1, COUNT).long()]
+    ]
     *_, last = model.generate(captions, seeds=list(range(COUNT)), steps=20, guidance=4.0)
     return captions, list(model.decode(last.x))
