@@ -157,3 +157,13 @@ def test_background_names() -> None:
     assert background_names(torch.tensor([[-1.0, 1.0, 1.0]])) == [""]
     with pytest.raises(ValueError, match=r"'mauve'.*blue"):
         background("mauve")
+
+
+def test_the_starter_set_is_the_core_concepts_of_two_groups() -> None:
+    starter, core = emoji("train", starter=True), emoji("train", core=True)
+    assert set(starter["group"]) == {"animals-nature", "food-drink"}
+    wanted = [c for c, group in zip(core["caption"], core["group"], strict=True) if group in set(starter["group"])]
+    assert list(starter["caption"]) == wanted
+    assert len(set(starter["concept"])) == 152
+    assert "red apple, 3d style" in starter["caption"]
+    assert emoji_tensors("train", starter=True).captions == wanted

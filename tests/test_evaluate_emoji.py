@@ -41,7 +41,7 @@ def part(data: EmojiTensors, start: int, end: int) -> EmojiTensors:
 
 @pytest.fixture
 def short_splits(splits: dict[str, EmojiTensors], monkeypatch: pytest.MonkeyPatch) -> dict[str, EmojiTensors]:
-    monkeypatch.setattr("ldm_edu.evaluate.emoji.emoji_tensors", lambda split, core=False: splits[split])
+    monkeypatch.setattr("ldm_edu.evaluate.emoji.emoji_tensors", lambda split, starter=False: splits[split])
     return splits
 
 
