@@ -44,6 +44,7 @@ def execute(text: Path) -> Any:
         record_timing=False,
         store_widget_state=False,
         coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],  # the kernel's own advice on encryption is not the lesson's
     )
     client.execute()
     return notebook

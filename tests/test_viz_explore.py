@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,7 @@ from torch import Tensor
 from ldm_edu.config import ScheduleConfig
 from ldm_edu.samplers.step import Step
 from ldm_edu.schedule import levels, make_schedule
-from ldm_edu.viz import Explorer, explore
-from ldm_edu.viz import explore as explore_function
+from ldm_edu.viz import explore
 from ldm_edu.viz.curve import curve_svg
 from ldm_edu.viz.explore import EMPTY, SIDE
 
@@ -43,12 +43,9 @@ class Decoder:
 def test_a_run_is_decoded_once() -> None:
     decode = Decoder()
     explorer = explore(run(), decode)
-    assert decode.decoded == 2 * COUNT  # x and x0 of one picture
-    slider, view = parts(explorer)
-    for place in range(1, COUNT + 1):
-        slider.value = place
-    assert decode.decoded == 2 * COUNT
-    assert view.value
+    explorer.widget()
+    explorer.widget()
+    assert decode.decoded == 2 * COUNT  # x and x0 of one picture, for two widgets
 
 
 def test_every_view_has_a_frame_a_step() -> None:
@@ -74,24 +71,22 @@ def test_what_cannot_be_explored_is_refused() -> None:
         explore(run(), Decoder(), picture=2)
 
 
-def parts(explorer: Explorer) -> tuple[object, object]:
-    """The slider and the view of a widget."""
+def test_the_slider_shows_the_page_of_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
     import ipywidgets as widgets
 
-    box = explorer.widget()
-    slider = next(child for child in box.children[-2].children if isinstance(child, widgets.IntSlider))
-    return slider, box.children[-1]
-
-
-def test_the_slider_moves_the_frames_and_the_words() -> None:
-    slider, view = parts(explore(run(), Decoder()))
-    assert slider.value == COUNT  # it starts at the picture
-    slider.value = 2
-    assert view.value.count(f"background-position: {-SIDE}px 0") == 4
-    assert "After step 2 of 5" in view.value
-    slider.value = 3
-    assert view.value.count(f"background-position: {-2 * SIDE}px 0") == 4
-    assert len(view.value) < 10_000  # what a scrub sends to the page: no picture among it
+    linked: list[tuple[object, object]] = []
+    monkeypatch.setattr(widgets, "jslink", lambda source, target: linked.append((source, target)))
+    *_, controls, view = explore(run(), Decoder()).widget().children
+    play, slider = controls.children
+    assert isinstance(slider, widgets.IntSlider) and slider.description == "step"
+    assert (slider.min, slider.value, slider.max) == (1, COUNT, COUNT)  # it starts at the picture
+    assert view.selected_index == slider.value
+    assert linked == [((play, "value"), (slider, "value")), ((slider, "value"), (view, "selected_index"))]
+    for step in range(1, COUNT + 1):
+        page = view.children[step].value
+        assert page.count(f"background-position: {-(step - 1) * SIDE}px 0") == 4
+        assert f"After step {step} of {COUNT}" in page
+        assert len(page) < 10_000  # no picture in it: those are sent once
 
 
 def test_every_picture_has_words() -> None:
@@ -111,7 +106,7 @@ def test_the_words_know_the_end() -> None:
 
 def test_two_explorers_keep_their_own_frames() -> None:
     explorer = explore(run(), Decoder())
-    names = {re.search(r'class="(ldm-\w+)"', explorer.widget().children[-1].value)[1] for _ in range(2)}  # type: ignore[index]
+    names = {re.search(r'class="(ldm-\w+)"', explorer.widget().children[-1].children[1].value)[1] for _ in range(2)}  # type: ignore[index]
     assert len(names) == 2
 
 
@@ -128,10 +123,7 @@ def test_a_saved_page_shows_the_film_strip_instead() -> None:
 
 
 def test_without_ipywidgets_the_film_strip_is_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    module = sys.modules[explore_function.__module__]
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys.modules["ldm_edu.viz.explore"], "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     data, _ = explore(run(), Decoder())._repr_mimebundle_()
     assert set(data) == {"text/html", "image/jpeg", "text/plain"}

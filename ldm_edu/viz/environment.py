@@ -35,7 +35,7 @@ def _torch() -> tuple[str, str, str]:
 
 
 def _processor() -> tuple[str, str, str]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = os.cpu_count() or 1
     return "processor cores", str(cores), "fine" if cores >= 2 else "fine, but expect twice the minutes"
 
 

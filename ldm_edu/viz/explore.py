@@ -1,7 +1,8 @@
 """The trajectory explorer: scrub through a run, and see what the sampler saw.
 
 A run is decoded once, when the explorer is made. Each view (the sample, the estimate, as latents and decoded) becomes
-one strip of small frames, sent to the page once; moving the slider only moves the strips, so nothing is drawn anew.
+one strip of small frames, sent to the page once; moving the slider only moves the strips, in the browser, so nothing is
+drawn anew and a busy kernel does not matter.
 """
 
 import base64
@@ -155,8 +156,11 @@ class Explorer:
         )
         play = widgets.Play(value=last, min=1, max=last, interval=250, tooltip="Play the run")
         widgets.jslink((play, "value"), (slider, "value"))
-        view = widgets.HTML(self.page(last - 1, name))
-        slider.observe(lambda change: setattr(view, "value", self.page(change["new"] - 1, name)), "value")
+        # Every step has its page, 4 KB of HTML; the browser alone decides which one is shown, without the kernel. Page
+        # 0 is never shown: steps are counted from 1.
+        pages = [widgets.HTML(), *(widgets.HTML(self.page(place, name)) for place in range(last))]
+        view = widgets.Stack(pages, selected_index=last)
+        widgets.jslink((slider, "value"), (view, "selected_index"))
         heading = [widgets.HTML(f"<b>{html.escape(self.title)}</b>")] if self.title else []
         styles = widgets.HTML(self.sheet_of_styles(name))
         return widgets.VBox([*heading, styles, widgets.HBox([play, slider]), view])

@@ -108,7 +108,7 @@ class Drawing:
     def as_html(self) -> str:
         """The figure as one HTML element with its words, WebP inside: a fifth of the PNG's size."""
         file = io.BytesIO()
-        self._image().save(file, "WEBP", quality=82, method=3)
+        self._image().save(file, "WEBP", quality=75, method=3)
         data = base64.b64encode(file.getvalue()).decode()
         return (
             f'<img src="data:image/webp;base64,{data}" alt="{html.escape(self.alt, quote=True)}" width="{self.width}" '
@@ -123,7 +123,7 @@ class Drawing:
         image = self._image()
         file = io.BytesIO()
         size = (self.width, round(image.height * self.width / image.width))
-        image.resize(size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=85, subsampling=0, optimize=True)
+        image.resize(size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=80, subsampling=0, optimize=True)
         return file.getvalue()
 
 
