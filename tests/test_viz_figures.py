@@ -1,6 +1,7 @@
 """The shared figures: the right picture at the right place, and words beside it."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from ldm_edu.config import EMOJI, TOY, ScheduleConfig
+from ldm_edu.latent_diffusion import LatentDiffusion
 from ldm_edu.samplers.step import Step
 from ldm_edu.schedule import levels, make_schedule
-from ldm_edu.viz import Drawing, channels, film_strip, matrix, schedule_curve, sheet, system_map
+from ldm_edu.viz import Drawing, channels, film_strip, hero, matrix, schedule_curve, sheet, system_map
 from ldm_edu.viz.figures import as_array, latent_array, spread
 
 RED, GREEN, BLUE, WHITE = ([1, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, 1])
@@ -149,3 +151,12 @@ def test_the_map_needs_latents_and_text() -> None:
 
     with pytest.raises(ValueError, match="lacks"):
         system_map(replace(TOY, autoencoder=None))
+
+
+@pytest.mark.slow
+def test_the_projects_pictures_are_drawn_by_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = LatentDiffusion.from_preset(TOY)
+    monkeypatch.setattr(LatentDiffusion, "from_pretrained", lambda name: model)
+    hero.main(tmp_path)
+    for name in ("hero.png", "system_map.png"):
+        assert min(Image.open(tmp_path / name).size) > 800

@@ -70,10 +70,11 @@ def matrix(images: Tensor, rows: Sequence[str], columns: Sequence[str], *, alt: 
     """
     if len(images) != len(rows) * len(columns):
         raise ValueError(f"{len(images)} pictures do not fill {len(rows)} rows of {len(columns)}")
+    top = 0.2 + 0.16 * (1 + max(column.count("\n") for column in columns))
     left = 0.2 + 0.085 * max(len(line) for row in rows for line in textwrap.wrap(row, 14) or [""])
     with look():
-        figure = Figure(figsize=(left + len(columns) * (CELL + 0.06) + 0.1, 0.34 + len(rows) * (CELL + 0.06) + 0.08))
-        place = grid(figure, len(rows), len(columns), CELL, CELL, gap=(0.06, 0.06), margin=(left, 0.34))
+        figure = Figure(figsize=(left + len(columns) * (CELL + 0.06) + 0.1, top + len(rows) * (CELL + 0.06) + 0.08))
+        place = grid(figure, len(rows), len(columns), CELL, CELL, gap=(0.06, 0.06), margin=(left, top))
         for r, row in enumerate(rows):
             for c, column in enumerate(columns):
                 axes = place(r, c)
@@ -82,7 +83,8 @@ def matrix(images: Tensor, rows: Sequence[str], columns: Sequence[str], *, alt: 
                     axes.set_title(column, loc="center", fontsize=9.5, fontweight="normal", pad=5)
                 if c == 0:
                     _row_label(axes, textwrap.fill(row, 14))
-        words = f"A table of pictures. Rows: {', '.join(rows)}. Columns: {', '.join(columns)}."
+        headings = ", ".join(" ".join(column.split()) for column in columns)
+        words = f"A table of pictures. Rows: {', '.join(rows)}. Columns: {headings}."
         return drawing(figure, alt or words)
 
 

@@ -19,13 +19,13 @@ from ldm_edu.viz.system_map import system_map
 FILM = "red apple, 3d style"
 PROMPTS = (
     "dog face, noto style",
-    "rocket, 3d style",
-    "tropical fish, flat style",
-    "pizza, twemoji style",
-    "sunflower, 3d style",
+    "pizza, flat style",
+    "sunflower, twemoji style",
     "cat face, blob style",
-    "mushroom, flat style",
+    "mushroom, 3d style",
     "owl, noto style",
+    "carrot, flat style",
+    "panda, firefox style",
 )
 SEED = 7  # of every picture
 COLUMNS = 8
