@@ -16,7 +16,6 @@ from ldm_edu.samplers.step import Step
 from ldm_edu.schedule import levels, make_schedule
 from ldm_edu.viz import explore
 from ldm_edu.viz.curve import curve_svg
-from ldm_edu.viz.explore import EMPTY, SIDE
 
 COUNT = 5
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -51,10 +50,9 @@ def test_a_run_is_decoded_once() -> None:
 def test_every_view_has_a_frame_a_step() -> None:
     explorer = explore(run(), Decoder(), picture=1)
     assert len(explorer.views) == 4
-    for view in explorer.views:
-        strip = Image.open(io.BytesIO(view.strip))
-        high, wide, _ = view.frames[0].shape
-        assert strip.size == (COUNT * wide, high)
+    assert [len(view.frames) for view in explorer.views] == [COUNT] * 4
+    frame = Image.open(io.BytesIO(explorer.views[2].png(1)))
+    assert frame.getpixel((0, 0)) == (140,) * 3
     decoded = explorer.views[2].frames
     assert [int(frame[0, 0, 0]) for frame in decoded] == [128, 140, 153, 166, 178]  # (v / 10 + 1) * 127.5
 
@@ -83,31 +81,22 @@ def test_the_slider_shows_the_page_of_its_step(monkeypatch: pytest.MonkeyPatch) 
     assert view.selected_index == slider.value
     assert linked == [((play, "value"), (slider, "value")), ((slider, "value"), (view, "selected_index"))]
     for step in range(1, COUNT + 1):
-        page = view.children[step].value
-        assert page.count(f"background-position: {-(step - 1) * SIDE}px 0") == 4
-        assert f"After step {step} of {COUNT}" in page
-        assert len(page) < 10_000  # no picture in it: those are sent once
+        assert f"After step {step} of {COUNT}" in view.children[step].value
+    assert len({page.value for page in view.children}) == COUNT + 1
 
 
 def test_every_picture_has_words() -> None:
-    page = explore(run(), Decoder()).page(1, "name")
+    page = explore(run(), Decoder()).page(1)
     images = re.findall(r"<img [^>]*>", page)
     assert len(images) == 4
-    assert all(EMPTY in image and re.search(r'alt="[^"]+, after step 2"', image) for image in images)
+    assert all(re.search(r'alt="[^"]+, after step 2"', image) for image in images)
     assert 'role="img" aria-label="Alpha' in page
-    assert 'aria-live="polite"' in page
 
 
 def test_the_words_know_the_end() -> None:
     explorer = explore(run(), Decoder())
     assert "sigma = 0.000; no noise is left" in explorer.words(COUNT - 1)
     assert re.search(r"t = 799, alpha = 0\.\d+, sigma = 0\.\d+; signal-to-noise ratio", explorer.words(0))
-
-
-def test_two_explorers_keep_their_own_frames() -> None:
-    explorer = explore(run(), Decoder())
-    names = {re.search(r'class="(ldm-\w+)"', explorer.widget().children[-1].children[1].value)[1] for _ in range(2)}  # type: ignore[index]
-    assert len(names) == 2
 
 
 def test_a_title_is_text() -> None:

@@ -1,8 +1,7 @@
 """The trajectory explorer: scrub through a run, and see what the sampler saw.
 
-A run is decoded once, when the explorer is made. Each view (the sample, the estimate, as latents and decoded) becomes
-one strip of small frames, sent to the page once; moving the slider only moves the strips, in the browser, so nothing is
-drawn anew and a busy kernel does not matter.
+A run is decoded once, when the explorer is made. Every step becomes a small page of HTML with its pictures inside, sent
+to the browser once; the slider only chooses which one is shown, so nothing is drawn anew and a busy kernel does no harm.
 """
 
 import base64
@@ -14,7 +13,6 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -30,7 +28,6 @@ from ldm_edu.viz.style import RULE, Drawing
 
 SIDE = 176  # of a picture on the page, in pixels
 BATCH = 8  # latents decoded at once
-EMPTY = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"  # a transparent pixel
 
 
 @torch.no_grad()
@@ -64,11 +61,10 @@ class View:
     frames: tuple[np.ndarray, ...]
     smooth: bool  # enlarge smoothly; latents stay squares
 
-    @cached_property
-    def strip(self) -> bytes:
-        """All frames side by side, as a PNG."""
+    def png(self, place: int) -> bytes:
+        """The frame of one step, small: the browser enlarges it."""
         file = io.BytesIO()
-        Image.fromarray(np.concatenate(self.frames, axis=1)).save(file, "PNG")
+        Image.fromarray(self.frames[place]).save(file, "PNG")
         return file.getvalue()
 
 
@@ -111,39 +107,29 @@ class Explorer:
             f"alpha = {alpha:.3f}, sigma = {sigma:.3f}; {ratio}."
         )
 
-    def page(self, place: int, name: str) -> str:
-        """The HTML of one step. ``name`` is the explorer's own class on the page, see `sheet_of_styles`."""
-        figures = "".join(
-            f'<figure><img src="{EMPTY}" alt="{html.escape(f"{view.caption}, after step {place + 1}")}" '
-            f'class="{name}-{i}" style="background-position: {-place * SIDE}px 0">'
-            f"<figcaption>{html.escape(view.caption)}</figcaption></figure>"
-            for i, view in enumerate(self.views)
-        )
-        words = html.escape(self.words(place))
+    def page(self, place: int) -> str:
+        """The HTML of one step: the sentence, the pictures with their words, the noise level on its curve."""
+        figures = "".join(self._figure(view, place) for view in self.views)
         curve = curve_svg([step.level for step in self.steps], place)
-        return f'<div class="{name}"><p aria-live="polite">{words}</p><div class="views">{figures}</div>{curve}</div>'
+        return (
+            f'<p style="margin: 2px">{html.escape(self.words(place))}</p>'
+            f'<div style="display: flex; flex-wrap: wrap; gap: 10px">{figures}</div>{curve}'
+        )
 
-    def sheet_of_styles(self, name: str) -> str:
-        """The HTML that carries every frame, once: one strip a view, as the background of its place."""
-        rules = [
-            f".{name} p {{margin: 2px; font-variant-numeric: tabular-nums}}",
-            f".{name} .views {{display: flex; flex-wrap: wrap; gap: 10px}}",
-            f".{name} figure {{margin: 2px}} .{name} figcaption {{text-align: center; line-height: 1.4}}",
-        ]
-        for i, view in enumerate(self.views):
-            data = base64.b64encode(view.strip).decode()
-            rules.append(
-                f".{name}-{i} {{width: {SIDE}px; height: {SIDE}px; border: 1px solid {RULE}; border-radius: 4px; "
-                f"background: url(data:image/png;base64,{data}) 0 0 / {SIDE * len(view.frames)}px {SIDE}px; "
-                f"image-rendering: {'auto' if view.smooth else 'pixelated'}}}"
-            )
-        return f"<style>{' '.join(rules)}</style>"
+    def _figure(self, view: View, place: int) -> str:
+        data = base64.b64encode(view.png(place)).decode()
+        caption = html.escape(view.caption)
+        return (
+            f'<figure style="margin: 2px"><img src="data:image/png;base64,{data}" alt="{caption}, after step {place + 1}" decoding="sync" '
+            f'width="{SIDE}" height="{SIDE}" style="border: 1px solid {RULE}; border-radius: 4px; '
+            f'image-rendering: {"auto" if view.smooth else "pixelated"}">'
+            f'<figcaption style="text-align: center; line-height: 1.4">{caption}</figcaption></figure>'
+        )
 
     def widget(self) -> Any:
         """The explorer as an ipywidgets box: play, and a slider that the arrow keys move."""
         import ipywidgets as widgets  # the one part of the package that needs it
 
-        name = f"ldm-{uuid4().hex[:8]}"  # two explorers on one page keep their own frames
         last = len(self.steps)
         slider = widgets.IntSlider(
             value=last,
@@ -156,14 +142,12 @@ class Explorer:
         )
         play = widgets.Play(value=last, min=1, max=last, interval=250, tooltip="Play the run")
         widgets.jslink((play, "value"), (slider, "value"))
-        # Every step has its page, 4 KB of HTML; the browser alone decides which one is shown, without the kernel. Page
-        # 0 is never shown: steps are counted from 1.
-        pages = [widgets.HTML(), *(widgets.HTML(self.page(place, name)) for place in range(last))]
+        # The browser alone decides which page is shown. Page 0 never is: steps are counted from 1.
+        pages = [widgets.HTML(), *(widgets.HTML(self.page(place)) for place in range(last))]
         view = widgets.Stack(pages, selected_index=last)
         widgets.jslink((slider, "value"), (view, "selected_index"))
         heading = [widgets.HTML(f"<b>{html.escape(self.title)}</b>")] if self.title else []
-        styles = widgets.HTML(self.sheet_of_styles(name))
-        return widgets.VBox([*heading, styles, widgets.HBox([play, slider]), view])
+        return widgets.VBox([*heading, widgets.HBox([play, slider]), view])
 
     def __repr__(self) -> str:
         return f"[explorer of a run of {len(self.steps)} steps{': ' + self.title if self.title else ''}]"
