@@ -1,0 +1,393 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 · Start here
+#
+# **The question.** How can a program draw a picture that nobody has drawn, from a few words?
+#
+# This course builds such a program: *latent diffusion*, the method behind Stable Diffusion. In this lesson you build
+# nothing yet. You use the finished thing, trained by this project on 64-pixel emoji, and look at every part of it while
+# it works.
+#
+# **After this lesson you can**
+#
+# - draw pictures from prompts, and say what the seed, the guidance scale and the number of steps do;
+# - type the whole way from prompt to picture in ten lines, and name the part that each line calls;
+# - read a film strip of a run: what the sample is, what the model guesses, and how the noise goes away;
+# - say what a model of this size cannot do, and why.
+#
+# **You need** Python and a little PyTorch: what a tensor is and what its shape says. No GPU, no network.
+#
+# **Time**: about one minute of computing on two processor cores, half an hour of reading and playing.
+#
+# Run the cells from top to bottom (Shift + Enter runs one and goes to the next).
+
+# %% [markdown]
+# ## Is everything here?
+
+# %%
+from ldm_edu.viz import environment
+
+environment()
+
+# %% [markdown]
+# Every line should say *fine* or *not needed*. Where one does not, it says what to do.
+
+# %% [markdown]
+# ## Your first picture
+#
+# Load the model, ask for a red apple, and decode the last step into pixels. A *seed* is the number that the random
+# noise is made from: the same prompt with the same seed gives the same picture, on any machine (up to rounding).
+
+# %%
+from ldm_edu import LatentDiffusion
+from ldm_edu.viz import sheet
+
+model = LatentDiffusion.from_pretrained("emoji")
+prompt = "red apple, 3d style"
+
+*_, last = model.generate([prompt], seeds=[7])  # 20 steps; only the last one is kept here
+apple = model.decode(last.x)
+sheet(apple, [prompt])
+
+# %% [markdown]
+# This apple was not looked up and not pasted together. Twenty times in a row, a network looked at random numbers and
+# said which part of them is noise. What you see is what was left.
+#
+# More prompts, drawn together. A prompt has the form *what it is, some style*; the styles are those of six sets of
+# emoji: 3d, flat, noto, blob, twemoji and firefox.
+
+# %%
+prompts = [
+    "dog face, noto style",
+    "pizza, flat style",
+    "sunflower, twemoji style",
+    "cat face, blob style",
+    "mushroom, 3d style",
+    "owl, noto style",
+    "carrot, flat style",
+    "panda, firefox style",
+]
+*_, last = model.generate(prompts, seeds=[7] * len(prompts))
+sheet(model.decode(last.x), prompts)
+
+# %% [markdown]
+# **What to see.** Colour and shape follow the words. Details are soft: the whole model takes no more room on the disk
+# than ten photos from a phone, and a picture has only 64 by 64 pixels.
+
+# %% [markdown]
+# ## The map
+#
+# This is what just happened. Each number is the lesson that builds the part.
+
+# %%
+from ldm_edu.viz import system_map
+
+system_map(model.preset, prompt=prompt, drawn=apple[0])
+
+# %% [markdown]
+# **How to read it.** The *autoencoder* is the pair of encoder and decoder: it squeezes a picture into a small block of
+# numbers, a *latent*, and back. The *U-Net* is the network that tells noise from picture; it works on latents only,
+# which is what makes the method cheap. It is told two more things: the words, through *cross-attention*, and how much
+# noise there is, by the *schedule*. *Guidance* asks it twice, with the prompt and without, and goes further in the
+# direction of the difference. The *sampler* decides how far to trust the answer at each step.
+
+# %% [markdown]
+# ## Line by line
+#
+# Now type the same way yourself. First the words. The *tokenizer* cuts the prompt into tokens, numbered pieces of
+# words; the *text encoder* turns each token into a row of numbers that knows its neighbours.
+
+# %%
+from ldm_edu.viz import Table
+
+cond = model.condition([prompt])  # prompt -> tokens -> context
+blank = model.condition([""])  # the empty prompt: the same shape, nothing said
+
+tokens = model.tokenizer.encode(prompt)
+pieces = [model.tokenizer.decode([token]) for token in tokens]
+Table(("token", "reads"), tuple((str(token), piece) for token, piece in zip(tokens, pieces)))
+
+# %%
+cond.context.shape, blank.context.shape  # (pictures, tokens with padding, numbers a token)
+
+# %% [markdown]
+# A *denoiser* is a function: noisy sample in, estimate of the clean sample out. You make one that knows the prompt and
+# one that does not, and join them with classifier-free guidance, `cfg`:
+#
+# $$\hat{x}_0 = \hat{x}_0^{\text{blank}} + s \cdot \left(\hat{x}_0^{\text{prompt}} - \hat{x}_0^{\text{blank}}\right)$$
+#
+# With the scale $s = 1$ the blank cancels out and the prompt's estimate remains. A larger $s$ follows the prompt harder.
+
+# %%
+from ldm_edu import cfg
+
+guided = cfg(model.denoiser(cond), model.denoiser(blank), scale=5.0)
+
+# %% [markdown]
+# Next, the start: noise, and nothing else. A latent of this model has four channels of 16 by 16 numbers.
+
+# %%
+from ldm_edu import initial_noise
+from ldm_edu.viz import channels
+
+noise = initial_noise([7], model.latent_shape())
+channels(noise[0])
+
+# %% [markdown]
+# **What to see.** Nothing: each number is drawn by itself from a normal distribution with mean 0 and variance 1.
+#
+# The *schedule* says how signal and noise are mixed at every time $t$ from 0 (clean) to 999 (noise):
+# $x_t = \alpha_t\, x_0 + \sigma_t\, \epsilon$. A run stops at a few of the thousand times only.
+
+# %%
+from ldm_edu import levels
+from ldm_edu.viz import schedule_curve
+
+stops = levels(model.schedule, 20)
+schedule_curve(model.schedule, stops[:-1])
+
+# %% [markdown]
+# **What to see.** On the left $\sigma$ is 1 and nearly all is noise; on the right $\alpha$ is 1 and nearly all is
+# picture. The dots are the twenty levels at which this run asks the network. (After the last one it goes to no noise at
+# all.)
+#
+# Now the loop itself. `dpmpp_2m` is a sampler; it gives you every step, so you can watch.
+
+# %%
+from ldm_edu import dpmpp_2m
+
+steps = []
+for step in dpmpp_2m(guided, noise, stops):
+    steps.append(step)  # step.x: the sample after the step; step.x0: the estimate that led there
+
+image = model.decode(step.x)
+
+level = 2 / 255  # pixels run from -1 to 1 in 255 levels
+assert (image - apple).abs().max() < level, "your ten lines and model.generate should draw the same apple"
+
+# %% [markdown]
+# The last line is a test: what you typed drew the same picture as `model.generate` above; no pixel differs by as much as
+# one of its 255 levels. Every lesson ends a construction in this way.
+
+# %% [markdown]
+# ## One run, step by step
+
+# %%
+from ldm_edu.viz import film_strip
+
+film_strip(steps, model.decode)
+
+# %% [markdown]
+# **What to see.** Upper row: the sample as the four channels of its latent. Middle row: the same sample, decoded.
+# Lower row: what the model takes the clean picture to be. That estimate is there from the first step on, blurred,
+# because so much noise leaves many pictures possible and the estimate is their mean. It gets its outline early and its
+# details late, while the sample itself still looks like noise for half of the run.
+#
+# Now go through a run yourself. `explore` takes any run, even one that is still to be taken: here it is the generator
+# that `model.generate` returns. Click on the slider, then use the arrow keys. (On a page where nothing runs you see the
+# run as a film strip.)
+
+# %%
+from ldm_edu.viz import explore
+
+name = "sunflower, twemoji style"
+explore(model.generate([name], seeds=[3]), model.decode, title=name)
+
+# %% [markdown]
+# **Try it.** Find the step after which you know what it will be. Read its signal-to-noise ratio below the slider. Then
+# look at the sample itself at that step: would you have known?
+
+# %% [markdown]
+# ## What changes the picture
+#
+# **The seed.** It chooses one picture out of the many that fit the prompt.
+
+# %%
+from ldm_edu.viz import matrix
+
+seeds = [1, 2, 3, 4, 5]
+subjects = ["cat face, 3d style", "mushroom, flat style"]
+*_, last = model.generate([name for name in subjects for _ in seeds], seeds=seeds * len(subjects))
+matrix(model.decode(last.x), rows=subjects, columns=[f"seed {seed}" for seed in seeds])
+
+# %% [markdown]
+# **Guidance.** Each row below starts from its own noise; only the scale $s$ changes along it.
+
+# %%
+import torch
+
+scales = [0.0, 1.0, 2.0, 5.0, 10.0]
+seeds = [7, 8]
+rows = []
+for scale in scales:
+    *_, last = model.generate([prompt], seeds=seeds, guidance=scale)
+    rows.append(model.decode(last.x))
+pictures = torch.stack(rows, dim=1).flatten(0, 1)  # (seed, scale, 3, 64, 64) -> (seed * scale, 3, 64, 64)
+matrix(pictures, rows=[f"seed {seed}" for seed in seeds], columns=[f"s = {scale:g}" for scale in scales])
+
+# %% [markdown]
+# **What to see.** $s = 0$ leaves the prompt out, and anything may come. At $s = 1$ the picture is one that the model
+# finds likely for the prompt, often a little vague. Around 5 it is clearly an apple. At 10 colours become loud and
+# shapes hard: the formula above then leaves the region of pictures that the model knows. Lesson 06 measures this.
+#
+# **The style**, a word in the prompt.
+
+# %%
+styles = ["3d", "flat", "noto", "blob", "twemoji", "firefox"]
+concepts = ["fish", "dog face"]
+prompts = [f"{concept}, {style} style" for concept in concepts for style in styles]
+*_, last = model.generate(prompts, seeds=[7] * len(prompts))
+matrix(model.decode(last.x), rows=concepts, columns=styles)
+
+# %% [markdown]
+# **What to see.** One noise, six hands: the word in the prompt sets outline, shading and palette.
+#
+# **The background**, more words. In training the pictures stood on coloured paper now and then, and the captions said so.
+
+# %%
+colours = ["yellow", "green", "blue", "purple", "pink"]
+prompts = [f"{prompt}, on a {colour} background" for colour in colours]
+*_, last = model.generate(prompts, seeds=[7] * len(prompts))
+matrix(model.decode(last.x), rows=[prompt], columns=[f"on a {colour}\nbackground" for colour in colours])
+
+# %% [markdown]
+# ## Without a prompt
+#
+# The blank prompt is a condition like any other. Alone, it makes the model *unconditional*: it draws anything it knows.
+# No other code is needed, since blank, class and text all travel as the same `Conditioning`.
+
+# %%
+nothing = model.denoiser(model.condition([""]))
+for step in dpmpp_2m(nothing, initial_noise(range(8), model.latent_shape()), stops):
+    pass
+sheet(model.decode(step.x), [f"blank, seed {seed}" for seed in range(8)])
+
+# %% [markdown]
+# **What to see.** Emoji-like things, few of them good. Without words the model must choose the subject too, and with no
+# second estimate there is no guidance to make the choice firm.
+
+# %% [markdown]
+# ## What it cannot do
+
+# %%
+hard = [
+    "a blue apple, 3d style",
+    "a cat riding a bicycle, flat style",
+    "the word HELLO, noto style",
+    "ein roter Apfel, 3d style",
+]
+*_, last = model.generate(hard, seeds=[7] * len(hard))
+sheet(model.decode(last.x), hard)
+
+# %% [markdown]
+# **What to see.** The model fails, and you can say why:
+#
+# - It knows each thing in one usual colour, and the word *blue* only from backgrounds. So that is what turns blue.
+# - Its captions name one thing at a time. Nothing taught it *riding*, or where two things go.
+# - It learned its words from these captions alone: no letters inside pictures, no other language.
+# - It knows 64 by 64 pixels, and its decoder loses fine lines before diffusion even starts (lesson 03).
+#
+# How much did it see, and how large is it? Count.
+
+# %%
+from ldm_edu import SD15
+from ldm_edu.counts import parameter_counts
+from ldm_edu.datasets.emoji import emoji
+
+seen = emoji("train", starter=True)  # animals, plants and food: what its training ended on
+print(f"{len(seen)} pictures of {len(set(seen['concept']))} things")
+
+ours, theirs = parameter_counts(model.preset), parameter_counts(SD15)
+parts = ["U-Net", "autoencoder", "text encoder"]
+millions = [[f"{sum(counts[part].values()) / 1e6:.1f}" for counts in (ours, theirs)] for part in parts]
+Table(("millions of parameters", "this model", "Stable Diffusion 1.5"), tuple((p, *m) for p, m in zip(parts, millions)))
+
+# %% [markdown]
+# Stable Diffusion is made of the same parts, of the same classes even: only the numbers in the configuration are larger.
+# It was trained on pictures from a collection of about two billion.
+
+# %% [markdown]
+# ## Recap
+#
+# - A latent diffusion model draws by removing noise from a small block of numbers, and decodes it once at the end.
+# - The reading line: `condition` → `denoiser` → `cfg` → `for step in dpmpp_2m(...)` → `decode`.
+# - Every step holds a sample $x_t$ and an estimate $\hat{x}_0$ of the clean picture. The estimate starts as a mean of
+#   many pictures and ends as one.
+# - Seed: which picture. Guidance scale: how firmly it follows the words. Style: words like any others.
+# - The blank condition gives unconditional pictures, and is the other half of guidance.
+
+# %% [markdown]
+# ## Check yourself
+#
+# Choose an answer, then open it.
+#
+# **1. You draw the same prompt with the same seed, once alone and once among eight others. What do you get?**
+#
+# <details><summary>Two different pictures, since the batch is different</summary>
+# No. Each picture draws its noise from its own seed, so its neighbours cannot change it. (If the noise of the whole batch
+# came from one generator, this would be right, and in some libraries it is.)
+# </details>
+# <details><summary>The same picture twice</summary>
+# <b>Yes.</b> Prompt, seed, steps, sampler and guidance decide the picture. The batch does not; try it.
+# </details>
+# <details><summary>It depends on the guidance scale</summary>
+# No. The scale changes the picture, but it changes both in the same way.
+# </details>
+#
+# **2. What does the U-Net see at one step?**
+#
+# <details><summary>The noisy 64 × 64 picture</summary>
+# No. It never sees pixels: the sample is a latent of 4 × 16 × 16 numbers. The film strip decodes it for your eyes only.
+# </details>
+# <details><summary>The noisy latent, the noise level, and the prompt's states</summary>
+# <b>Yes.</b> Three inputs, and from them it tells noise from picture.
+# </details>
+# <details><summary>The noisy latent and the estimate of the step before</summary>
+# No. The network remembers nothing between steps. The sampler may: <code>dpmpp_2m</code> keeps the last estimate to
+# take a better step.
+# </details>
+#
+# **3. Why is the estimate of the first step so blurred?**
+#
+# <details><summary>The decoder needs a few steps to warm up</summary>
+# No. The decoder has no memory, and the last estimate goes through the same one.
+# </details>
+# <details><summary>The model was not trained long enough</summary>
+# No. The best possible model does the same: from almost pure noise, very many pictures are possible.
+# </details>
+# <details><summary>It is the mean of all the pictures that may be hidden in the noise</summary>
+# <b>Yes.</b> The estimate with the smallest squared error is the mean, and a mean of many pictures is blurred. With less
+# noise fewer pictures remain possible, and it becomes sharp. Lesson 02 shows this where the best estimate is known.
+# </details>
+#
+# **4. With guidance scale s = 1, what part does the blank prompt play?**
+#
+# <details><summary>None</summary>
+# <b>Yes.</b> In the formula the two blank terms cancel, and what is left is the prompt's own estimate.
+# </details>
+# <details><summary>Half: the mean of both is taken</summary>
+# No. That would be s = 0.5. Put numbers into the formula.
+# </details>
+# <details><summary>All: the prompt is left out</summary>
+# No. That is s = 0, the first column of the table above.
+# </details>
+
+# %% [markdown]
+# ## The way on
+#
+# Lesson 01 starts where the map says *add noise*: you build the schedule, and learn why a thousand small steps can be
+# taken in one. It is being written; you will find it in this folder.
+#
+# Until then, change things here. Ask for your own prompts, take 3 steps instead of 20, or another sampler:
+# `from ldm_edu import ddim`. From the shell, `ldm-edu generate --help` does the same.
