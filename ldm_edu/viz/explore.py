@@ -120,8 +120,9 @@ class Explorer:
         data = base64.b64encode(view.png(place)).decode()
         caption = html.escape(view.caption)
         return (
-            f'<figure style="margin: 2px"><img src="data:image/png;base64,{data}" alt="{caption}, after step {place + 1}" decoding="sync" '
-            f'width="{SIDE}" height="{SIDE}" style="border: 1px solid {RULE}; border-radius: 4px; '
+            f'<figure style="margin: 2px"><img src="data:image/png;base64,{data}" decoding="sync" '
+            f'alt="{caption}, after step {place + 1}" width="{SIDE}" height="{SIDE}" '
+            f'style="border: 1px solid {RULE}; border-radius: 4px; '
             f'image-rendering: {"auto" if view.smooth else "pixelated"}">'
             f'<figcaption style="text-align: center; line-height: 1.4">{caption}</figcaption></figure>'
         )
