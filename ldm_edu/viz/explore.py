@@ -1,7 +1,7 @@
 """The trajectory explorer: scrub through a run, and see what the sampler saw.
 
 A run is decoded once, when the explorer is made. Every step becomes a small page of HTML with its pictures inside, sent
-to the browser once; the slider only chooses which one is shown, so nothing is drawn anew and a busy kernel does no harm.
+to the browser once; the slider only chooses which one is shown, so nothing is drawn anew, however busy the kernel is.
 """
 
 import base64
