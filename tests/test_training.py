@@ -128,6 +128,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tmp_pa
     assert (tmp_path / "state.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_diffusion_task_learns() -> None:
     torch.manual_seed(0)
     task = toy_task(lr=3e-3)

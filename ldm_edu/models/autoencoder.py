@@ -125,7 +125,7 @@ class AutoencoderKL(nn.Module):
         self.post_quant = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
 
     def encode(self, x: Tensor) -> Posterior:
-        """The posterior over latents (B, latent_channels, H/f, W/f) of pictures ``x`` (B, in_channels, H, W) in [-1, 1].
+        """The posterior over latents (B, latent_channels, H/f, W/f) of pictures (B, in_channels, H, W) in [-1, 1].
 
         Raises
         ------
