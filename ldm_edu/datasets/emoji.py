@@ -35,11 +35,17 @@ def caption(label: str, style: str, background: str = "") -> str:
     ('red apple, 3d style', 'fish, flat style, on a blue background')
     """
     words = f"{label}, {style} style"
-    return f"{words}, on {_article(background)} {background} background" if background else words
+    return on_background(words, background) if background else words
 
 
-def _article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
+def on_background(words: str, background: str) -> str:
+    """A caption with the colour of its background.
+
+    >>> on_background("fish, flat style", "orange")
+    'fish, flat style, on an orange background'
+    """
+    article = "an" if background[0] in "aeiou" else "a"
+    return f"{words}, on {article} {background} background"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ldm_edu.config import Preset
 from ldm_edu.datasets.backgrounds import PALETTE, background, composite, random_backgrounds
-from ldm_edu.datasets.emoji import EmojiTensors, emoji_tensors
+from ldm_edu.datasets.emoji import EmojiTensors, emoji_tensors, on_background
 from ldm_edu.datasets.shapes import ShapesTensors, shapes_tensors
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.clip import TextEncoder
@@ -92,9 +92,7 @@ def captioned_pictures(preset: Preset, variants: int = 3, seed: int = 0) -> Capt
     captions, colours = [], []
     for plain in emoji.captions:
         picked = [names[i] for i in torch.randperm(len(names), generator=rng)[: variants - 1]]
-        captions += [plain] + [
-            f"{plain}, on {'an' if name[0] in 'aeiou' else 'a'} {name} background" for name in picked
-        ]
+        captions += [plain] + [on_background(plain, name) for name in picked]
         colours += [background("white")] + [background(name) for name in picked]
     base = torch.arange(len(emoji.captions)) * variants
     few = set(emoji_tensors("train", starter=True).captions)

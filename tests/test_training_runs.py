@@ -1,0 +1,58 @@
+"""From a preset to a checkpoint: the toy autoencoder, CLIP and U-Net, trained by the commands that train the others."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ldm_edu.config import EMOJI, TOY
+from ldm_edu.datasets.emoji import emoji_tensors
+from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.training.sources import captioned_pictures, measure_scale
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_model_are_trained_one_after_the_other(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from ldm_edu.cli import app
+
+    for network in ("vae", "clip", "unet"):
+        command = ["train", network, "--preset", "toy", "--out", str(tmp_path), "--steps", "3", "--sheet-every", "3"]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / "training" / network / "state.safetensors").is_file()
+    assert (tmp_path / "training" / "unet" / "sheet-000003.png").is_file()
+    model = LatentDiffusion.from_pretrained(tmp_path)
+    assert model.preset.name == "toy"
+    assert model.preset.autoencoder != TOY.autoencoder  # its scale was measured
+    *_, last = model.generate(["a big red circle"], steps=2, seeds=[1])
+    assert model.decode(last.x).shape == (1, 3, 16, 16)
+
+
+def test_training_needs_the_parts_before_it(tmp_path: Path) -> None:
+    from ldm_edu.checkpoint.io import CheckpointError
+    from ldm_edu.training.recipes import UNETS
+    from ldm_edu.training.runs import unet_run
+
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        unet_run(TOY, UNETS["toy"], tmp_path, torch.device("cpu"))
+
+
+def test_captions_say_what_the_background_is() -> None:
+    captioned = captioned_pictures(EMOJI)
+    plain = emoji_tensors("train", core=True).captions
+    assert captioned.captions[:: captioned.variants] == plain
+    rows = captioned.base[:3] + 1
+    for row, image in zip(rows.tolist(), captioned.images(rows), strict=True):
+        assert captioned.captions[row].startswith(plain[row // captioned.variants] + ", on a")
+        assert not torch.equal(image[:, 0, 0], torch.ones(3))
+    assert torch.equal(captioned.images(captioned.base[:1])[0, :, 0, 0], torch.ones(3))
+
+
+def test_measured_scale_gives_unit_variance() -> None:
+    latents = 3.0 * torch.randn(50, 4, 4, 4, generator=torch.Generator().manual_seed(0)) + 0.7
+    scale, shift = measure_scale(latents)
+    scaled = (latents - shift) * scale
+    assert scaled.mean().abs() < 1e-5
+    assert scaled.std().item() == pytest.approx(1.0, abs=1e-5)
