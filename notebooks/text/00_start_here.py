@@ -305,9 +305,10 @@ never_seen = list(emoji("pairs", starter=True)["caption"])[::6]
 sheet(model.decode(last.x), never_seen)
 
 # %% [markdown]
-# **What to see.** Most things are recognised, so the model did not only learn pictures by heart. The style is hit less
-# often. The model's card, `data/checkpoints/emoji/README.md`, has the numbers: an independent judge names the right thing,
-# out of 160, in 76 % of such pictures, and the right style, out of six, in 42 % (in 83 % of real ones).
+# **What to see.** You recognise most of the things, so the model did not only learn pictures by heart. It hits the style
+# less often. The model's card, `data/checkpoints/emoji/README.md`, has the numbers: in such pictures, drawn at guidance
+# scale 3, an independent judge names the right thing, out of 160, in 76 %, and the right style, out of six, in 42 % (in
+# 83 % of real ones).
 #
 # Now four prompts that are too hard.
 
