@@ -28,7 +28,7 @@
 #
 # **You need** Python and a little PyTorch: what a tensor is and what its shape says. No GPU, no network.
 #
-# **Time**: about one minute of computing on two processor cores, half an hour of reading and playing.
+# **Time**: one to two minutes of computing on two processor cores, half an hour of reading and playing.
 #
 # Run the cells from top to bottom (Shift + Enter runs one and goes to the next).
 
