@@ -66,6 +66,7 @@ weights: $(READY) ## train every shipped network anew into runs/ (hours; stop an
 	$(PY) -m ldm_edu train classifier --preset perceptual --out runs/perceptual
 	$(PY) -m ldm_edu train classifier --preset judge --out runs/judge
 	$(PY) -m ldm_edu train vae --preset emoji --perceptual runs/perceptual
+	$(PY) -m ldm_edu train decoder --preset emoji --perceptual runs/perceptual
 	$(PY) -m ldm_edu train clip --preset emoji
 	$(PY) -m ldm_edu train unet --preset emoji
 	$(PY) -m ldm_edu train vae --preset shapes

@@ -30,6 +30,25 @@ def test_the_parts_of_a_model_are_trained_one_after_the_other(tmp_path: Path) ->
     assert model.decode(last.x).shape == (1, 3, 16, 16)
 
 
+@pytest.mark.slow
+def test_a_decoder_trained_on_keeps_the_latents(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from ldm_edu.checkpoint.io import load_tensors
+    from ldm_edu.cli import app
+
+    saved = []
+    for network in ("vae", "decoder"):
+        command = ["train", network, "--preset", "toy", "--out", str(tmp_path), "--steps", "3", "--sheet-every", "0"]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+        saved.append(load_tensors(tmp_path, "autoencoder"))
+    before, after = saved
+    assert before.keys() == after.keys()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder", "post_quant"}
+
+
 def test_training_needs_the_parts_before_it(tmp_path: Path) -> None:
     from ldm_edu.checkpoint.io import CheckpointError
     from ldm_edu.training.recipes import UNETS

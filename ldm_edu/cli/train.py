@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from ldm_edu.training.runs import Run
 
 T = TypeVar("T")
-Network = Literal["vae", "clip", "classifier", "unet"]
+Network = Literal["vae", "decoder", "clip", "classifier", "unet"]
 
 
 def train(
-    network: Annotated[Network, typer.Argument(help="What to train. In this order: classifier, vae, clip, unet.")],
+    network: Annotated[
+        Network, typer.Argument(help="What to train. In this order: classifier, vae, decoder, clip, unet.")
+    ],
     preset: Annotated[str, typer.Option(help="toy, shapes or emoji; for a classifier: perceptual or judge.")] = "emoji",
     out: Annotated[Path | None, typer.Option(help="The checkpoint folder; left out: runs/PRESET.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in all; left out: the recipe's.")] = None,
@@ -50,7 +52,7 @@ def train(
             means[name] = 0.95 * means.get(name, value) + 0.05 * value
             log(name, value, record.step)
         bar.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in means.items()), refresh=False)
-        if network in ("vae", "unet") and sheet_every and record.step % sheet_every == 0:
+        if network in ("vae", "decoder", "unet") and sheet_every and record.step % sheet_every == 0:
             run.export()
             _sheet(network, folder, state / f"sheet-{record.step:06}.png")
     bar.close()
@@ -70,6 +72,9 @@ def _run(
     if network == "vae":
         vae = dataclasses.replace(_recipe(recipes.AUTOENCODERS, network, preset), **given)
         return runs.autoencoder_run(runs.preset_named(preset), vae, folder, device, perceptual=perceptual)
+    if network == "decoder":
+        decoder = dataclasses.replace(_recipe(recipes.DECODERS, network, preset), **given)
+        return runs.decoder_run(runs.preset_named(preset), decoder, folder, device, perceptual=perceptual)
     if network == "clip":
         clip = dataclasses.replace(_recipe(recipes.CLIPS, network, preset), **given)
         return runs.clip_run(runs.preset_named(preset), clip, folder, device)

@@ -26,6 +26,20 @@ class AutoencoderRecipe:
 
 
 @dataclass(frozen=True)
+class DecoderRecipe:
+    """More training for the decoder alone: the latents, and with them every U-Net trained on them, stay as they are.
+
+    The published ``sd-vae-ft-mse`` came about this way: Stable Diffusion's decoder, trained on with a squared error.
+    """
+
+    steps: int
+    batch: int
+    lr: float
+    perceptual: float = 0.0  # 0: no perceptual network is loaded
+    seed: int = 2
+
+
+@dataclass(frozen=True)
 class ClassifierRecipe:
     """A classifier of emoji: ``core`` concepts or all, ``held_out`` pictures too or not."""
 
@@ -73,6 +87,11 @@ AUTOENCODERS = {
     "emoji": AutoencoderRecipe(
         steps=2800, batch=16, lr=1.2e-3, perceptual=0.05, perceptual_from=0.4, adversarial=0.002, adversarial_from=0.85
     ),
+}
+
+DECODERS = {
+    "toy": DecoderRecipe(steps=20, batch=8, lr=1e-3),
+    "emoji": DecoderRecipe(steps=6000, batch=16, lr=6e-4, perceptual=0.01),
 }
 
 CLASSIFIERS = {

@@ -27,9 +27,10 @@ from ldm_edu.training.recipes import (
     AutoencoderRecipe,
     ClassifierRecipe,
     ClipRecipe,
+    DecoderRecipe,
     UNetRecipe,
 )
-from ldm_edu.training.tasks import AutoencoderTask, ClassifierTask, ClipTask, DiffusionTask
+from ldm_edu.training.tasks import AutoencoderTask, ClassifierTask, ClipTask, DecoderTask, DiffusionTask
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,33 @@ def autoencoder_run(
         save_checkpoint(folder, dataclasses.replace(preset, autoencoder=config), {"autoencoder": trained.state_dict()})
 
     return Run(task, recipe.steps, recipe.seed, export)
+
+
+def decoder_run(
+    preset: Preset, recipe: DecoderRecipe, folder: Path, device: torch.device, *, perceptual: str | Path
+) -> Run:
+    """Train the decoder of the checkpoint ``folder``'s autoencoder on; its encoder and its latents stay.
+
+    Raises
+    ------
+    CheckpointError
+        if there is no autoencoder in ``folder``.
+    """
+    torch.manual_seed(recipe.seed)
+    config = load_preset(folder).autoencoder
+    assert config is not None, f"the preset {preset.name} has no autoencoder"
+    model = AutoencoderKL(config)
+    load_into(model, load_tensors(folder, "autoencoder"), f"the autoencoder of {folder}")
+    model.float().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    task = DecoderTask(
+        model,
+        sources.pictures(preset),
+        perceptual=load_classifier(perceptual).model.to(device) if recipe.perceptual else None,
+        batch=recipe.batch,
+        lr=recipe.lr,
+        perceptual_weight=recipe.perceptual,
+    )
+    return Run(task, recipe.steps, recipe.seed, lambda: save_tensors(folder, "autoencoder", task.trained()))
 
 
 def classifier_run(recipe: ClassifierRecipe, folder: Path, device: torch.device) -> Run:

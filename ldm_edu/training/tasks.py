@@ -114,6 +114,55 @@ class AutoencoderTask(_Task):
         return {name: float(value.detach()) for name, value in values.items()}
 
 
+class DecoderTask(_Task):
+    """Train the decoder on; the encoder is kept, and with it every latent that a U-Net has learned from.
+
+    The loss is each picture's root mean squared error, whose logarithm is what PSNR measures, plus a little of the
+    perceptual one against blur.
+    """
+
+    def __init__(
+        self,
+        model: AutoencoderKL,
+        pictures: Pictures,
+        *,
+        perceptual: Classifier | None,
+        batch: int,
+        lr: float,
+        perceptual_weight: float,
+    ) -> None:
+        self.model, self.pictures, self.batch = model, pictures, batch
+        model.encoder.requires_grad_(False)
+        model.quant.requires_grad_(False)
+        learned = nn.ModuleDict({"post_quant": model.post_quant, "decoder": model.decoder})
+        self._setup({"decoder": learned}, lr, weight_decay=1e-3, decay=0.9)
+        self.learned = learned
+        self.modules["ema"] = self.ema = Ema(learned)
+        self.perceptual = perceptual.requires_grad_(False) if perceptual else None
+        self.perceptual_weight = perceptual_weight
+
+    def step(self, step: int, progress: float, rng: torch.Generator) -> dict[str, float]:
+        """One update of the decoder, on the most likely latents of a batch."""
+        x = self.pictures(rng, self.batch).to(self.device, memory_format=torch.channels_last)
+        with autocast(self.device):
+            with torch.no_grad():
+                latents = self.model.encode(x).mode
+            decoded = self.model.decode(latents)
+            squared = (decoded.float() - x).square().mean(dim=(1, 2, 3))  # (B,)
+            loss = (squared + 1e-6).sqrt().mean()  # the constant keeps the root's slope finite at a perfect picture
+            values = {"rmse": loss, "psnr": (10 * torch.log10(4 / squared)).mean()}
+            if self.perceptual is not None:
+                values["perceptual"] = perceptual_loss(self.perceptual, decoded, x)
+                loss = loss + self.perceptual_weight * values["perceptual"]
+        self._update("decoder", loss, step, progress)
+        self.ema.update(self.learned)
+        return {name: float(value.detach()) for name, value in values.items()}
+
+    def trained(self) -> dict[str, Tensor]:
+        """The whole autoencoder's weights, the averaged decoder among them."""
+        return self.model.state_dict() | self.ema.model.state_dict()
+
+
 class ClassifierTask(_Task):
     """Cross-entropy on concept and style, on pictures moved, scaled and noised a little."""
 
