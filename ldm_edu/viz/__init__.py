@@ -3,18 +3,21 @@
 from ldm_edu.viz.environment import environment
 from ldm_edu.viz.explore import Explorer, explore
 from ldm_edu.viz.figures import channels, film_strip, matrix, schedule_curve, sheet
+from ldm_edu.viz.noising import Noising, noising
 from ldm_edu.viz.style import Drawing, Table
 from ldm_edu.viz.system_map import system_map
 
 __all__ = [
     "Drawing",
     "Explorer",
+    "Noising",
     "Table",
     "channels",
     "environment",
     "explore",
     "film_strip",
     "matrix",
+    "noising",
     "schedule_curve",
     "sheet",
     "system_map",
