@@ -7,6 +7,7 @@
 SHELL  := /bin/bash
 PYTHON ?= python3
 VENV   ?= .venv
+COMMA  := ,
 HOME_  := $(abspath $(VENV))
 PY     := $(HOME_)/bin/python
 READY  := $(HOME_)/.ready
@@ -28,7 +29,7 @@ export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 1073741824
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-fast lint format data weights lessons bench lock clean
+.PHONY: help lab test test-fast lint format data weights lessons exercises bench lock clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -37,9 +38,14 @@ help: ## list the targets
 LAB_SETTINGS := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}, \
   "@jupyterlab/notebook-extension:tracker": {"autoStartDefaultKernel": true}}
 
+# nbgrader builds and grades the exercises here; its menus are for a teacher's own server.
+NBGRADER := formgrader validate_assignment assignment_list course_list
+NBGRADER_OFF := $(subst $() ,$(COMMA) ,$(foreach e,$(NBGRADER),"nbgrader.server_extensions.$(e)":false))
 lab: $(READY) ## open JupyterLab on lesson 00
 	@mkdir -p '$(JUPYTER_CONFIG_DIR)/labconfig'
 	@echo '$(LAB_SETTINGS)' > '$(JUPYTER_CONFIG_DIR)/labconfig/default_setting_overrides.json'
+	@echo '{"disabledExtensions": {"@jupyter/nbgrader": true}}' > '$(JUPYTER_CONFIG_DIR)/labconfig/page_config.json'
+	@echo '{"ServerApp": {"jpserver_extensions": {$(NBGRADER_OFF)}}}' > '$(JUPYTER_CONFIG_DIR)/jupyter_server_config.json'
 	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir='$(LAB_ROOT)' \
 	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB_ARGS)
 
@@ -74,6 +80,9 @@ weights: $(READY) ## train every shipped network anew into runs/ (hours; stop an
 
 lessons: $(READY) ## execute notebooks/text/*.py into notebooks/*.ipynb (one of them: LESSON=00_start_here)
 	$(PY) notebooks/build.py $(LESSON)
+
+exercises: $(READY) ## build solutions/*.ipynb and exercises/*.ipynb from solutions/text/*.py
+	$(PY) solutions/build.py
 
 bench: $(READY) ## time a training step and text to picture on this machine
 	$(PY) -m ldm_edu bench train-step

@@ -22,6 +22,7 @@ PARTS = (
     ("the project: layers, links, sizes, docstrings", ("test_project", "test_layers")),
     ("the command line", ("test_cli",)),
     ("faults: killed runs, damaged files, full disks", ("test_faults",)),
+    ("the exercises: solutions, stubs, wrong answers and harm through the grader", ("test_grading",)),
     ("the lessons, executed without a network", ("test_notebooks",)),
     ("the wheel, installed elsewhere", ("test_wheel",)),
     ("lesson 00 in a real browser", ("test_browser",)),

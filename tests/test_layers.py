@@ -35,6 +35,7 @@ LEVELS = {
     "ldm_edu.training": 7,
     "ldm_edu.evaluate": 8,
     "ldm_edu.viz": 8,
+    "ldm_edu.grading": 8,
     "ldm_edu.cli": 9,
     "ldm_edu.__main__": 10,
     "ldm_edu": 9,  # the public names; nothing below the command line may import them from here

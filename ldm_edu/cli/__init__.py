@@ -11,6 +11,7 @@ import typer
 import ldm_edu
 from ldm_edu.cli.data import data
 from ldm_edu.cli.generate import generate
+from ldm_edu.cli.grade import grade, progress
 from ldm_edu.cli.inspect import inspect
 from ldm_edu.cli.measure import bench, evaluate
 from ldm_edu.cli.train import train
@@ -40,7 +41,7 @@ def options(
     """Options of every command."""
 
 
-for command in (generate, train, evaluate, inspect, data):
+for command in (generate, train, evaluate, inspect, data, grade, progress):
     app.command()(command)
 app.add_typer(bench, name="bench")
 

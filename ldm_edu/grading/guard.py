@@ -1,0 +1,80 @@
+"""Run a learner's function on an input, and notice when it lets a library do the work that the item asks for."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PACKAGE = str(Path(__file__).resolve().parent.parent) + "/"
+LIBRARIES = ("/diffusers/", "/transformers/")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one case.
+
+    ``value`` : what the function returned. ``error`` : the name and the words of what it raised, or "". ``borrowed`` :
+    the functions of this package, or of another library of models, that it called. ``changed`` : it wrote into its
+    input.
+    """
+
+    value: Any = None
+    error: str = ""
+    borrowed: tuple[str, ...] = ()
+    changed: bool = False
+
+
+def run(function: Any, args: tuple[Any, ...], *, ours: bool = False) -> Outcome:
+    """Call ``function`` on copies of ``args``; whatever it raises becomes part of the outcome.
+
+    An answer that is no function, a number say, is its own outcome. ``ours``: an answer of the course, which is not
+    watched for what it calls.
+    """
+    if not callable(function):
+        return Outcome(value=function)
+    given = tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
+    borrowed: dict[str, None] = {}
+    watch = nullcontext() if ours else watched(borrowed, {a.__code__ for a in args if hasattr(a, "__code__")})
+    try:
+        with torch.random.fork_rng(devices=[]), watch:
+            value = function(*given)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        return Outcome(error=f"{type(error).__name__}: {error}", borrowed=tuple(borrowed))
+    pairs = [(a, b) for a, b in zip(args, given, strict=True) if isinstance(a, Tensor)]
+    changed = any(a.shape != b.shape or not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
+    return Outcome(value, borrowed=tuple(borrowed), changed=changed)
+
+
+@contextmanager
+def watched(borrowed: dict[str, None], given: set[CodeType]) -> Iterator[None]:
+    """Collect the names of the library functions that are entered; ``given`` are handed in by the item itself."""
+    before = sys.getprofile()
+    sys.setprofile(_watcher(borrowed, given))
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+
+
+def _watcher(borrowed: dict[str, None], given: set[CodeType]) -> Callable[[FrameType, str, Any], None]:
+    inside: list[FrameType] = []  # a function that the item handed in may call what it likes
+
+    def watch(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            file = frame.f_code.co_filename
+            if frame.f_code in given:
+                inside.append(frame)
+            elif not inside and file != __file__ and (file.startswith(PACKAGE) or any(p in file for p in LIBRARIES)):
+                borrowed[f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname}"] = None
+        elif event == "return" and inside and inside[-1] is frame:
+            inside.pop()
+
+    return watch

@@ -1,0 +1,79 @@
+"""The exercises in nbgrader's own hands: release, validate, autograde and feedback, as docs/classroom.md says."""
+
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from ldm_edu.grading.items import ITEMS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "classroom.md"
+NAME = "01_forward_noising"
+
+pytestmark = pytest.mark.slow
+
+
+def commands(heading: str) -> list[str]:
+    """The commands of the page's code block below a heading."""
+    part = PAGE.read_text(encoding="utf-8").partition(f"## {heading}")[2]
+    block = re.search(r"```bash\n(.*?)```", part, re.DOTALL)
+    assert block, heading
+    return block[1].strip().splitlines()
+
+
+def shell(line: str, folder: Path) -> str:
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "COURSE": str(ROOT),
+        "JUPYTER_DATA_DIR": str(folder / ".jupyter"),
+        "JUPYTER_CONFIG_DIR": str(folder / ".jupyter"),
+        "JUPYTER_RUNTIME_DIR": str(folder / ".jupyter"),
+        "IPYTHONDIR": str(folder / ".jupyter"),
+    }
+    result = subprocess.run(
+        ["bash", "-ec", line], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
+    return result.stdout + result.stderr
+
+
+def test_a_class_from_release_to_feedback(tmp_path: Path) -> None:
+    for heading in ("Set up the course", "Hand out"):
+        for line in commands(heading):
+            shell(line, tmp_path)
+    course = tmp_path / "ldm-class"
+    released = course / "release" / "lesson01" / f"{NAME}.ipynb"
+    assert "BEGIN SOLUTION" not in released.read_text(encoding="utf-8")
+
+    good = nbformat.read(course / "source" / "lesson01" / f"{NAME}.ipynb", as_version=4)
+    half = nbformat.read(released, as_version=4)
+    solved = {c.metadata.get("nbgrader", {}).get("grade_id"): c.source for c in good.cells}
+    for cell in half.cells:
+        if cell.metadata.get("nbgrader", {}).get("grade_id") == "01-q_sample":
+            cell.source = solved["01-q_sample"]
+    for student, notebook in (("ada", good), ("ben", half)):
+        folder = course / "submitted" / student / "lesson01"
+        folder.mkdir(parents=True)
+        nbformat.write(notebook, folder / f"{NAME}.ipynb")
+
+    said = shell(f"nbgrader validate submitted/ben/lesson01/{NAME}.ipynb || true", course)
+    assert "01.snr" in said
+    for heading in ("Grade", "Hand back"):
+        for line in commands(heading):
+            shell(line, tmp_path)
+    rows = (course / "grades.csv").read_text(encoding="utf-8").splitlines()
+    header = rows[0].split(",")
+    grades = {row.split(",")[header.index("student_id")]: row.split(",") for row in rows[1:]}
+    full = sum(item.points for item in ITEMS.values() if item.lesson == "01")
+    assert float(grades["ada"][header.index("score")]) == float(grades["ada"][header.index("max_score")]) == full
+    assert float(grades["ben"][header.index("score")]) == ITEMS["01.q_sample"].points
+    feedback = course / "feedback" / "ben" / "lesson01" / f"{NAME}.html"
+    assert "01.q_sample passed" in feedback.read_text(encoding="utf-8")
+    with sqlite3.connect(course / "gradebook.db") as gradebook:
+        assert gradebook.execute("select count(*) from student").fetchone() == (2,)

@@ -1,0 +1,159 @@
+"""Every item: right answers pass, a stub is only not started, and each wrong answer gets its own diagnosis."""
+
+import inspect
+import sys
+
+import pytest
+import torch
+
+from ldm_edu.grading.compare import difference, shown
+from ldm_edu.grading.guard import Outcome, run
+from ldm_edu.grading.item import Item, Mistake
+from ldm_edu.grading.items import ITEMS
+from ldm_edu.grading.verdict import Verdict, judge, outcomes
+
+ALL = list(ITEMS.values())
+WRONG = [(item, mistake) for item in ALL for mistake in item.mistakes]
+OTHERS = [(item, name) for item in ALL for name in item.others]
+
+
+def verdict(item: Item, answer: object) -> Verdict:
+    return judge(item, outcomes(item, answer, ours=True))
+
+
+@pytest.mark.parametrize("item", ALL, ids=lambda item: item.id)
+def test_the_right_answer_gets_full_marks(item: Item) -> None:
+    assert verdict(item, item.answer).points == item.points > 0
+
+
+@pytest.mark.parametrize(("item", "name"), OTHERS, ids=lambda value: getattr(value, "id", value))
+def test_a_right_answer_written_differently_passes(item: Item, name: str) -> None:
+    found = verdict(item, item.others[name])
+    assert found.passed, found.message
+
+
+@pytest.mark.parametrize("item", [i for i in ALL if i.kind != "investigate"], ids=lambda item: item.id)
+def test_a_right_answer_passes_under_bfloat16_autocast_switched_off_and_in_another_default_type(item: Item) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", enabled=False):
+            found = verdict(item, item.answer)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.passed, found.message
+
+
+@pytest.mark.parametrize(("item", "mistake"), WRONG, ids=lambda v: v.id if isinstance(v, Item) else v.diagnosis[:24])
+def test_a_wrong_answer_gets_its_own_diagnosis(item: Item, mistake: Mistake) -> None:
+    found = verdict(item, mistake.answer)
+    assert (found.points, found.diagnosis) == (0, mistake.diagnosis)
+    assert found.started
+
+
+@pytest.mark.parametrize("item", ALL, ids=lambda item: item.id)
+def test_an_untouched_stub_is_not_started(item: Item) -> None:
+    def stub(*_: object) -> None:
+        raise NotImplementedError
+
+    for untouched in (stub, ...):
+        found = verdict(item, untouched)
+        assert (found.points, found.started) == (0, False)
+        assert "Traceback" not in found.message
+
+
+@pytest.mark.parametrize("item", ALL, ids=lambda item: item.id)
+def test_an_item_is_complete(item: Item) -> None:
+    assert item.id[:2].isdigit()
+    assert item.name.isidentifier()
+    assert 1 <= item.difficulty <= 3
+    assert 1 <= item.points <= 6
+    assert 2 <= item.minutes <= 40
+    assert 3 <= len(item.mistakes) <= 6
+    assert len(item.others) >= 2
+    texts = [*item.hints, *(mistake.diagnosis for mistake in item.mistakes)]
+    assert len(set(texts)) == len(texts)
+    assert all(text[-1] in ".?`" and len(text) > 15 for text in texts), texts
+    if item.kind != "investigate":
+        takes = len(inspect.signature(item.answer).parameters)
+        assert all(len(case.args) == takes for case in item.cases())
+
+
+def test_every_lesson_has_five_to_eight_items_of_all_three_kinds() -> None:
+    for lesson in {item.lesson for item in ALL}:
+        kinds = [item.kind for item in ALL if item.lesson == lesson]
+        assert 5 <= len(kinds) <= 8, lesson
+        assert set(kinds) == {"implement", "debug", "investigate"}, lesson
+
+
+def test_calling_the_package_is_seen_under_any_name() -> None:
+    from ldm_edu import schedule as something
+    from ldm_edu.schedule import Level
+
+    item = ITEMS["01.q_sample"]
+
+    def q_sample(x0: torch.Tensor, eps: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
+        return something.add_noise(x0, eps, Level(alpha_bar, alpha_bar.sqrt(), (1 - alpha_bar).sqrt()))
+
+    found = judge(item, outcomes(item, q_sample))
+    assert not found.passed
+    assert "ldm_edu.schedule.add_noise" in found.message
+    assert judge(item, outcomes(item, q_sample, ours=True)).passed, "its numbers are right: only the calls tell"
+
+
+def test_what_an_item_hands_in_may_call_anything() -> None:
+    from ldm_edu.nn.embeddings import timestep_embedding
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        return timestep_embedding(x, 4)
+
+    found = run(lambda f, x: f(x) + 1, (network, torch.zeros(2)))
+    assert (found.error, found.borrowed) == ("", ())
+    assert run(lambda x: timestep_embedding(x, 4), (torch.zeros(2),)).borrowed == (
+        "ldm_edu.nn.embeddings.timestep_embedding",
+    )
+    assert sys.getprofile() is None
+
+
+def test_writing_into_the_input_is_seen() -> None:
+    x = torch.ones(3)
+    assert run(lambda x: x.mul_(2), (x,)).changed
+    assert torch.equal(x, torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("got", "wanted", "words"),
+    [
+        (None, torch.ones(2), "nothing (is there a `return`?)"),
+        (torch.ones(3), torch.ones(2), "expected the shape (2,), got (3,)"),
+        (torch.tensor([1.0, float("nan")]), torch.ones(2), "1 of 2 values are NaN or infinite"),
+        (torch.tensor([1.0, 5.0]), torch.ones(2), "they differ most at [1]"),
+        ("text", torch.ones(2), "got a str"),
+        (3.0, 4.0, "expected 4, got 3"),
+        ((1.0,), (1.0, 2.0), "expected 2 things, got 1"),
+        ((1.0, 3.0), (1.0, 2.0), "thing 2 of 2"),
+        ({"a": 1}, {"b": 1}, "the keys b"),
+        ("no", "yes", "another word"),
+    ],
+)
+def test_a_difference_is_said_in_words(got: object, wanted: object, words: str) -> None:
+    assert words in str(difference(got, wanted, 1e-3))
+
+
+@pytest.mark.parametrize("got", [torch.ones(2), torch.ones(2).double(), torch.ones(2).int(), torch.ones(2).numpy()])
+def test_the_type_of_a_number_does_not_matter(got: object) -> None:
+    assert difference(got, torch.ones(2), 1e-3) is None
+
+
+def test_an_answer_is_shown_in_few_characters() -> None:
+    assert shown(torch.arange(100.0)) == "[0, 1, 2, 3, ...] of shape (100,)"
+    assert shown(0.123456) == "0.1235"
+    assert len(shown("x" * 1000)) == 80
+
+
+def test_an_investigation_does_not_give_its_answer_away() -> None:
+    item = ITEMS["01.left_at_the_end"]
+    assert shown(item.answer) not in verdict(item, 0.5).message
+
+
+def test_a_wrong_number_of_outcomes_is_no_answer() -> None:
+    assert not judge(ITEMS["01.q_sample"], [Outcome(torch.ones(1))]).passed

@@ -1,0 +1,259 @@
+"""Whole notebooks through the grader: solutions, stubs, every wrong answer, and notebooks that mean harm."""
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+import nbformat
+import pytest
+from typer.testing import CliRunner
+
+from ldm_edu.cli import app
+from ldm_edu.grading.execute import Limits
+from ldm_edu.grading.items import ITEMS
+from ldm_edu.grading.notebook import Graded, grade
+from ldm_edu.grading.report import as_gradescope, as_json, score, table
+
+ROOT = Path(__file__).resolve().parent.parent
+EXERCISES = sorted((ROOT / "exercises").glob("*.ipynb"))
+LESSONS = [path.name[:2] for path in EXERCISES]
+QUICK = Limits(cell=4, answer=3)
+
+pytestmark = pytest.mark.slow
+
+
+def exercise(lesson: str) -> Any:
+    path = next(path for path in EXERCISES if path.name.startswith(lesson))
+    return nbformat.read(path, as_version=4)
+
+
+def items(lesson: str) -> list[Any]:
+    return [item for item in ITEMS.values() if item.lesson == lesson]
+
+
+def answered(lesson: str, answers: dict[str, str], first: str = "") -> Any:
+    """The exercise of a lesson with the source of some solution cells replaced, and code run before them."""
+    notebook = exercise(lesson)
+    cells = {cell.metadata.get("nbgrader", {}).get("grade_id"): cell for cell in notebook.cells}
+    for item_id, source in answers.items():
+        cells[ITEMS[item_id].grade_id].source = source
+    notebook.cells.insert(2, nbformat.v4.new_code_cell(first))
+    return notebook
+
+
+def graded(notebook: Any, folder: Path, name: str = "01_forward_noising.ipynb") -> Graded:
+    path = folder / name
+    nbformat.write(notebook, path)
+    return grade(path, QUICK)
+
+
+def points(result: Graded) -> dict[str, int]:
+    return {verdict.item.id: verdict.points for verdict in result.verdicts}
+
+
+def as_learner_code(lesson: str) -> str:
+    """The module of a lesson's items as a learner could have typed it: nothing is imported from the package."""
+    module = import_module(f"ldm_edu.grading.items.l{lesson}")
+    source = Path(str(module.__file__)).read_text(encoding="utf-8")
+    parts = "class Part:\n    def __init__(self, *args, **named):\n        self.args = args\n"
+    parts += "        self.id = args[0] if args else ''\n        self.__dict__.update(named)\n\n"
+    parts += "Case = Item = Mistake = Part\n"
+    source = source.replace("from ldm_edu.grading.item import Case, Item, Mistake", parts)
+    assert "ldm_edu" not in source.replace("`ldm_edu", "")
+    # in a function, so that an answer of the same name does not get in the way of the wrong ones built on it
+    return f"def learn():\n{indent(source, '    ')}\n    return ITEMS\n\nLEARNED = learn()"
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_the_solutions_get_full_marks(lesson: str) -> None:
+    result = grade(next((ROOT / "solutions").glob(f"{lesson}_*.ipynb")))
+    assert score([result]) == (sum(item.points for item in items(lesson)),) * 2, list(table([result]))
+    assert result.remarks == ()
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_the_stubs_get_nothing_and_a_friendly_word(lesson: str) -> None:
+    result = grade(next(path for path in EXERCISES if path.name.startswith(lesson)))
+    assert score([result])[0] == 0
+    for verdict in result.verdicts:
+        assert verdict.started == (verdict.item.kind == "debug")
+        assert verdict.diagnosis if verdict.started else "not started" in verdict.message
+    assert "Traceback" not in "\n".join(table([result]))
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_every_wrong_answer_gets_its_diagnosis_from_the_notebook(lesson: str, tmp_path: Path) -> None:
+    code = as_learner_code(lesson)
+    rounds = max(len(item.mistakes) for item in items(lesson))
+    for turn in range(rounds):
+        chosen = {item.id: item.mistakes[turn] for item in items(lesson) if turn < len(item.mistakes)}
+        answers = {
+            item_id: f"{ITEMS[item_id].name} = next(i for i in LEARNED if i.id == {item_id!r}).mistakes[{turn}].args[1]"
+            for item_id in chosen
+        }
+        result = graded(answered(lesson, answers, code), tmp_path)
+        found = {verdict.item.id: verdict for verdict in result.verdicts}
+        for item_id, mistake in chosen.items():
+            assert (found[item_id].points, found[item_id].diagnosis) == (0, mistake.diagnosis), item_id
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_right_answers_written_differently_pass_in_the_notebook(lesson: str, tmp_path: Path) -> None:
+    code = as_learner_code(lesson)
+    for turn in range(2):
+        answers = {
+            item.id: f"{item.name} = next(i for i in LEARNED if i.id == {item.id!r}).others[{[*item.others][turn]!r}]"
+            for item in items(lesson)
+        }
+        result = graded(answered(lesson, answers, code), tmp_path)
+        assert all(verdict.passed for verdict in result.verdicts), list(table([result]))
+
+
+RIGHT = {
+    "01.snr": "def snr(alpha_bar):\n    return alpha_bar / (1 - alpha_bar)",
+    "01.one_step": "def one_step(x, eps, beta):\n    return (1 - beta) ** 0.5 * x + beta ** 0.5 * eps",
+}
+
+
+def test_each_harm_costs_its_own_item_only(tmp_path: Path) -> None:
+    hostile = {
+        "01.alpha_bar": "def alpha_bar(*_):\n    while True:\n        try:\n            while True: pass\n"
+        "        except BaseException: pass",
+        "01.q_sample": "import os\ndef q_sample(*_):\n    os._exit(0)",
+        "01.recover_x0": "def recover_x0(*_):\n    return torch.ones(25_000_000_000)",
+        "01.scaled_linear": "import os\ndef scaled_linear(*_):\n    while True: os.fork()",
+        "01.even_time": "import sys\nsys.exit(0)",
+        "01.left_at_the_end": "print('x' * 1_000_000_000)\nleft_at_the_end = 0.00468",
+    }
+    result = graded(answered("01", RIGHT | hostile), tmp_path)
+    assert {k: v for k, v in points(result).items() if v} == {"01.snr": 2, "01.one_step": 2}, list(table([result]))
+    words = {verdict.item.id: verdict.message for verdict in result.verdicts}
+    assert "endless loop" in words["01.alpha_bar"]
+    assert "ended the whole notebook" in words["01.q_sample"]
+    assert "memory" in words["01.recover_x0"]
+    assert "not allowed while grading" in words["01.scaled_linear"]
+    assert "not started" in words["01.even_time"] or "SystemExit" in words["01.even_time"]
+    assert "printed" in words["01.left_at_the_end"]
+
+
+@pytest.mark.parametrize(
+    ("first", "words"),
+    [
+        ("while True: pass", "endless loop"),
+        ("import os\nos._exit(0)", "ended the whole notebook"),
+        ("raise ValueError('mine')", "ValueError: mine"),
+        ("kept = [0] * 10**11", "MemoryError"),
+        ("import subprocess\nsubprocess.run(['true'])", "not allowed while grading"),
+    ],
+)
+def test_a_cell_of_the_learners_own_costs_nothing(first: str, words: str, tmp_path: Path) -> None:
+    result = graded(answered("01", RIGHT, first), tmp_path)
+    assert points(result)["01.snr"] == 2
+    assert any(words in remark for remark in result.remarks), result.remarks
+
+
+@pytest.mark.parametrize(
+    "cheat",
+    [
+        "from ldm_edu.grading.items import ITEMS\ndef snr(a):\n    return ITEMS['01.snr'].answer(a)",
+        "import ldm_edu as course\ndef snr(a):\n    return course.grading.items.l01.snr(a)",
+        "import ldm_edu.grading.verdict as v\nv.judge = lambda *_: None\ndef snr(a):\n    return a",
+        "from ldm_edu import grading\ngrading.check = print\ndef snr(a):\n    return a",
+        "import torch\ntorch.equal = lambda *_: True\ndef snr(a):\n    return a",
+        "import torch\nsetattr(torch, 'allclose', lambda *_: True)\ndef snr(a):\n    return a",
+        "import sys\ndef snr(a):\n    sys.setprofile(None)\n    return a / (1 - a)",
+        "import sys\ndef snr(a):\n    return sys.modules['ldm_edu'].schedule.Level(a, a.sqrt(), (1 - a).sqrt()).snr",
+        "from ldm_edu.schedule import Level as L\ndef snr(a):\n    return L(a, a.sqrt(), (1 - a).sqrt()).snr",
+        "class Same:\n    def __eq__(self, _):\n        return True\nsnr = lambda a: Same()",
+    ],
+)
+def test_marks_cannot_be_had_by_reaching_around_the_question(cheat: str, tmp_path: Path) -> None:
+    result = graded(answered("01", RIGHT | {"01.snr": cheat}), tmp_path)
+    assert points(result)["01.snr"] == 0
+    assert points(result)["01.one_step"] == 2
+
+
+@pytest.mark.parametrize("change", ["deleted check", "edited check", "renamed", "duplicate ids", "moved"])
+def test_what_happens_to_the_check_cells_changes_no_marks(change: str, tmp_path: Path) -> None:
+    notebook, name = answered("01", RIGHT | {"01.recover_x0": "def recover_x0(x, e, a):\n    return x"}), "01_x.ipynb"
+    for cell in list(notebook.cells):
+        if cell.source.startswith("check("):
+            if change == "deleted check":
+                notebook.cells.remove(cell)
+            if change == "edited check":
+                cell.source = "assert True"
+    if change == "renamed":
+        name = "my homework (2).ipynb"
+    if change == "moved":
+        notebook.cells[3:] = notebook.cells[:2:-1]
+    path = tmp_path / name
+    nbformat.write(notebook, path)
+    if change == "duplicate ids":
+        raw = json.loads(path.read_text())
+        for cell in raw["cells"]:
+            cell["id"] = "same"
+        path.write_text(json.dumps(raw))
+    result = grade(path, QUICK)
+    assert {k: v for k, v in points(result).items() if v} == {"01.snr": 2, "01.one_step": 2}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "no valid JSON"),
+        (b"\xff\xfe", "no valid JSON"),
+        (b"[]", "no notebook"),
+        (b'{"cells": [{}]}', "no notebook"),
+        (b'{"cells": []}', "holds no exercise"),
+    ],
+)
+def test_a_file_that_is_no_notebook_is_reported(content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.ipynb"
+    path.write_bytes(content)
+    result = grade(path)
+    assert result.verdicts == ()
+    assert words in result.remarks[0]
+
+
+def test_the_command_writes_both_reports_and_fails_below_the_pass_mark(tmp_path: Path) -> None:
+    folder = tmp_path / "handed in"
+    folder.mkdir()
+    nbformat.write(answered("01", RIGHT), folder / "01_forward_noising.ipynb")
+    report, scope = tmp_path / "report.json", tmp_path / "results.json"
+    command = ["grade", str(folder), "--json", str(report), "--gradescope", str(scope)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1
+    assert "4 of 23 points" in result.output
+    values = json.loads(report.read_text())
+    assert (values["score"], values["max_score"]) == (4, 23)
+    assert sum(test["score"] for test in json.loads(scope.read_text())["tests"]) == 4
+    assert CliRunner().invoke(app, [*command, "--pass-mark", "15"]).exit_code == 0
+
+
+def test_grading_where_there_is_nothing_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ldm_edu", "grade", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert "there is no notebook at" in result.stderr
+
+
+def test_reports_of_nothing() -> None:
+    assert as_json([]) == {"score": 0, "max_score": 0, "notebooks": []}
+    assert as_gradescope([])["tests"] == []
+
+
+def test_the_exercises_are_what_the_solutions_give() -> None:
+    command = [sys.executable, str(ROOT / "solutions" / "build.py"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, f"run `make exercises`\n{result.stdout}{result.stderr}"
+
+
+def test_no_solution_is_in_an_exercise() -> None:
+    for path in EXERCISES:
+        text = path.read_text(encoding="utf-8")
+        assert "BEGIN SOLUTION" not in text
+        assert "END SOLUTION" not in text
