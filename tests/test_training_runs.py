@@ -49,6 +49,26 @@ def test_a_decoder_trained_on_keeps_the_latents(tmp_path: Path) -> None:
     assert changed == {"decoder", "post_quant"}
 
 
+@pytest.mark.slow
+def test_a_unet_is_trained_on_from_its_weights(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from ldm_edu.checkpoint.io import load_tensors
+    from ldm_edu.cli import app
+
+    command = ["train", "--preset", "toy", "--sheet-every", "0", "--out", str(tmp_path)]
+    for network in ("vae", "clip", "unet"):
+        assert CliRunner().invoke(app, [*command, network, "--steps", "3"]).exit_code == 0
+    before = load_tensors(tmp_path, "unet")
+    (tmp_path / "training" / "unet" / "state.safetensors").unlink()
+    result = CliRunner().invoke(app, [*command, "unet", "--steps", "1", "--start", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    after = load_tensors(tmp_path, "unet")
+    moved = max(float((after[name].float() - before[name].float()).abs().max()) for name in before)
+    assert 0 < moved < 0.02  # one step away, not another start
+    assert CliRunner().invoke(app, [*command, "clip", "--start", str(tmp_path)]).exit_code != 0
+
+
 def test_training_needs_the_parts_before_it(tmp_path: Path) -> None:
     from ldm_edu.checkpoint.io import CheckpointError
     from ldm_edu.training.recipes import UNETS

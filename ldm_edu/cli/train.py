@@ -26,6 +26,7 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in all; left out: the recipe's.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures a step; left out: the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Left out: the recipe's.")] = None,
+    start: Annotated[Path | None, typer.Option(help="unet: train the weights of this checkpoint folder on.")] = None,
     perceptual: Annotated[str, typer.Option(help="The classifier in the autoencoder's loss.")] = "perceptual",
     save_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 250,
     sheet_every: Annotated[int, typer.Option(min=0, help="Steps between sample sheets; 0: none.")] = 1000,
@@ -42,7 +43,7 @@ def train(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = out or Path("runs") / preset
     state = folder / "training" / network
-    run = _run(network, preset, folder, device, steps=steps, batch=batch, seed=seed, perceptual=perceptual)
+    run = _run(network, preset, folder, device, steps=steps, batch=batch, seed=seed, perceptual=perceptual, start=start)
     log = _log(state)
     bar = tqdm(total=run.steps, unit="step", desc=f"{network} {preset}", dynamic_ncols=True)
     means: dict[str, float] = {}
@@ -61,10 +62,19 @@ def train(
 
 
 def _run(
-    network: Network, preset: str, folder: Path, device: "torch.device", *, perceptual: str, **changes: int | None
+    network: Network,
+    preset: str,
+    folder: Path,
+    device: "torch.device",
+    *,
+    perceptual: str,
+    start: Path | None,
+    **changes: int | None,
 ) -> "Run":
     from ldm_edu.training import recipes, runs
 
+    if start is not None and network != "unet":
+        raise ValueError(f"--start goes on with a U-Net, not with {network}; leave it out")
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     if network == "classifier":
         chosen = dataclasses.replace(_recipe(recipes.CLASSIFIERS, network, preset), **given)
@@ -78,8 +88,8 @@ def _run(
     if network == "clip":
         clip = dataclasses.replace(_recipe(recipes.CLIPS, network, preset), **given)
         return runs.clip_run(runs.preset_named(preset), clip, folder, device)
-    unet = dataclasses.replace(_recipe(recipes.UNETS, network, preset), **given)
-    return runs.unet_run(runs.preset_named(preset), unet, folder, device)
+    unet = dataclasses.replace(_recipe(recipes.UNETS_ON if start else recipes.UNETS, network, preset), **given)
+    return runs.unet_run(runs.preset_named(preset), unet, folder, device, start=start)
 
 
 def _recipe(table: "Mapping[str, T]", network: Network, preset: str) -> T:

@@ -125,3 +125,8 @@ UNETS = {
     "shapes": UNetRecipe(steps=2000, batch=64, lr=1e-3, joint_text=True),
     "emoji": UNetRecipe(steps=3500, batch=64, lr=8e-4, narrow_from=0.36),
 }
+
+UNETS_ON = {  # from trained weights on: `ldm-edu train unet --start FOLDER`
+    "toy": UNetRecipe(steps=20, batch=8, lr=5e-4, ema_decay=0.9),
+    "emoji": UNetRecipe(steps=2000, batch=64, lr=4e-4, decay=0.8, narrow_from=0.0, seed=5),
+}

@@ -139,8 +139,12 @@ def clip_run(preset: Preset, recipe: ClipRecipe, folder: Path, device: torch.dev
     return Run(task, recipe.steps, recipe.seed, export)
 
 
-def unet_run(preset: Preset, recipe: UNetRecipe, folder: Path, device: torch.device) -> Run:
+def unet_run(
+    preset: Preset, recipe: UNetRecipe, folder: Path, device: torch.device, *, start: Path | None = None
+) -> Run:
     """Train the U-Net on the latents of the checkpoint ``folder``'s autoencoder, with its text encoder or a new one.
+
+    ``start`` : a checkpoint folder whose U-Net is trained on; left out, training starts from random weights.
 
     Raises
     ------
@@ -156,6 +160,9 @@ def unet_run(preset: Preset, recipe: UNetRecipe, folder: Path, device: torch.dev
         encoder.to(device).requires_grad_(False)
     model = UNet(preset.unet).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     nn.init.zeros_(model.conv_out.weight)  # the first prediction is 0, its mean: training starts calm
+    if start is not None:
+        load_into(model, load_tensors(start, "unet"), f"the U-Net of {start}")
+        model.float().to(device).to(memory_format=torch.channels_last)
 
     autoencoder = AutoencoderKL(preset.autoencoder)
     load_into(autoencoder, load_tensors(folder, "autoencoder"), f"the autoencoder of {folder}")
