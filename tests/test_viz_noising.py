@@ -85,13 +85,16 @@ def test_the_words_give_the_level() -> None:
 
 
 def test_the_curves_mark_the_level() -> None:
-    levels = [track.levels for track in toy().tracks]
-    marks = [re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', level_svg(levels, 1, place)) for place in range(PLACES)]
+    tracks = toy().tracks
+    curves = [track.curve for track in tracks]
+    marks = [
+        re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', level_svg(curves, 1, level)) for level in tracks[1].levels
+    ]
     alpha, sigma, snr = ([(float(x), float(y)) for x, y in column] for column in zip(*marks, strict=True))
     for curve, falls in ((alpha, True), (sigma, False), (snr, True)):
         assert [x for x, _ in curve] == sorted({x for x, _ in curve})
         assert [y for _, y in curve] == sorted((y for _, y in curve), reverse=not falls)  # up is less in SVG
-    assert level_svg(levels, 1, 0).count("<polyline") == 2 + len(levels)
+    assert level_svg(curves, 1, tracks[1].levels[0]).count("<polyline") == 2 + len(curves)
 
 
 def test_a_title_is_text() -> None:

@@ -24,8 +24,9 @@ from ldm_edu.viz.figures import as_array, matrix, spread
 from ldm_edu.viz.style import NOISE, RULE, SIGNAL, Drawing
 
 PLACES = 21  # times of a schedule that the slider stops at
+POINTS = 61  # of a drawn curve
 SIDE = 208  # of a picture on the page, in pixels
-COLUMNS = 6  # of the static table
+COLUMNS = 5  # of the static table
 
 
 def noising(
@@ -57,10 +58,11 @@ def noising(
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """One schedule: the levels at which the slider stops, and the sample (H, W, 3) of bytes at each."""
+    """One schedule: the levels at which the slider stops, and the sample at each."""
 
     name: str
     levels: tuple[Level, ...]
+    curve: tuple[Level, ...]  # the same way in finer steps, to draw
     samples: Tensor  # (T, C, H, W)
 
     def png(self, place: int) -> bytes:
@@ -104,7 +106,7 @@ class Noising:
         """The HTML of one level: the sentence, the picture and the noisy sample, the level on its curves."""
         shown = self.tracks[track]
         sample = f"sample x_t at t = {_whole(shown.levels[place])}"
-        curves = level_svg([each.levels for each in self.tracks], track, place)
+        curves = level_svg([each.curve for each in self.tracks], track, shown.levels[place])
         return (
             f'<p style="margin: 2px">{html.escape(self.words(track, place))}</p>'
             '<div style="display: flex; flex-wrap: wrap; gap: 10px">'
@@ -157,7 +159,8 @@ def _track(name: str, schedule: NoiseSchedule, x0: Tensor, eps: Tensor) -> Track
     between = [round(schedule.steps * i / (PLACES - 1)) for i in range(1, PLACES - 1)]
     found = [schedule.level(float(t)) for t in (schedule.first, *between, schedule.last)]
     samples = torch.stack([add_noise(x0[None], eps[None], level)[0] for level in found])  # (T, C, H, W)
-    return Track(name, tuple(found), samples.expand(-1, 3, -1, -1))
+    curve = torch.linspace(schedule.first, schedule.last, POINTS, dtype=torch.float64)
+    return Track(name, tuple(found), tuple(schedule.level(t) for t in curve), samples.expand(-1, 3, -1, -1))
 
 
 W, H = 280, 150  # of one of the two drawings
@@ -165,12 +168,13 @@ LEFT, TOP, BOTTOM = 44, 14, 34  # margins
 DECADES = (-4.0, 4.0)  # of the signal-to-noise ratio; what lies outside is drawn at the edge
 
 
-def level_svg(tracks: Sequence[Sequence[Level]], track: int, place: int) -> str:
+def level_svg(curves: Sequence[Sequence[Level]], track: int, here: Level) -> str:
     """One level on its curves: alpha and sigma over t on the left, the signal-to-noise ratio of all on the right.
 
+    ``curves`` : of every schedule, from clean to noise. ``track`` : which is shown. ``here`` : the level to mark.
     Lines are in the colours of signal and noise, words in the page's own colour, so it reads on light and dark pages.
     """
-    shown, last = tracks[track], float(tracks[track][-1].t)
+    shown, last = curves[track], float(curves[track][-1].t)
 
     def x(level: Level, panel: int) -> float:
         return panel * (W + 20) + LEFT + (W - LEFT - 10) * min(1.0, float(level.t) / last)
@@ -184,23 +188,23 @@ def level_svg(tracks: Sequence[Sequence[Level]], track: int, place: int) -> str:
     def dot(level: Level, panel: int, share: float, color: str) -> str:
         return f'<circle cx="{x(level, panel):.1f}" cy="{y(share):.1f}" r="4.5" fill="{color}"/>'
 
-    parts = [_frame(0, ((0.0, "0"), (0.5, "0.5"), (1.0, "1")), "factors of picture and noise", last)]
+    parts = [_frame(0, ((0.0, "0"), (0.5, "0.5"), (1.0, "1")), "alpha, picture (line); sigma, noise (dashes)", last)]
     for name, color, dashes in (("alpha", SIGNAL, ""), ("sigma", NOISE, ' stroke-dasharray="6 3"')):
         shares = [float(getattr(level, name)) for level in shown]
         points = [(x(level, 0), y(share)) for level, share in zip(shown, shares, strict=True)]
         parts.append(line(points, f'stroke="{color}" stroke-width="2"{dashes}'))
-        parts.append(dot(shown[place], 0, shares[place], color))
+        parts.append(dot(here, 0, float(getattr(here, name)), color))
     ticks = ((0.0, "0.0001"), (0.5, "1"), (1.0, "10000"))
     parts.append(_frame(1, ticks, "signal-to-noise ratio (log scale)", last))
-    for other, levels in enumerate(tracks):
+    for other, levels in enumerate(curves):
         points = [(x(level, 1), y(_decade(level))) for level in levels]
         strong = 'stroke="currentColor" stroke-width="2.5"'
         parts.append(line(points, strong if other == track else 'stroke="#888" stroke-opacity="0.6"'))
-    parts.append(dot(shown[place], 1, _decade(shown[place]), "currentColor"))
-    alpha, sigma = float(shown[place].alpha), float(shown[place].sigma)
+    parts.append(dot(here, 1, _decade(here), "currentColor"))
+    alpha, sigma = float(here.alpha), float(here.sigma)
     words = (
         f"Left: alpha (whole line) falls and sigma (dashed) rises with t; here alpha {alpha:.2f}, sigma {sigma:.2f}. "
-        f"Right: the signal-to-noise ratio falls with t, here {_ratio(shown[place])}; grey: other schedules."
+        f"Right: the signal-to-noise ratio falls with t, here {_ratio(here)}; grey: other schedules."
     )
     return (
         f'<svg role="img" aria-label="{html.escape(words, quote=True)}" viewBox="0 0 {2 * W + 20} {H}" '
