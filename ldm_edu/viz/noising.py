@@ -114,14 +114,14 @@ class Noising:
         )
 
     def widget(self) -> Any:
-        """An ipywidgets box: a menu of schedules and a slider over t, both moved by the arrow keys."""
+        """An ipywidgets box: a menu of schedules and a slider over t; both go without a mouse."""
         import ipywidgets as widgets
 
         menu = widgets.Dropdown(
             options=[track.name for track in self.tracks],
             index=0,
             description="schedule",
-            tooltip="Choose a schedule: arrow keys, or the first letter.",
+            tooltip="Space opens the list, the arrow keys and Enter choose.",
         )
         slider = widgets.SelectionSlider(
             options=["first", *(_whole(level) for level in self.tracks[0].levels[1:-1]), "last"],
