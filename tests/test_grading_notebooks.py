@@ -62,7 +62,10 @@ def as_learner_code(lesson: str) -> str:
     parts = "class Part:\n    def __init__(self, *args, **named):\n        self.args = args\n"
     parts += "        self.id = args[0] if args else ''\n        self.__dict__.update(named)\n\n"
     parts += "Case = Item = Mistake = Part\n"
-    source = source.replace("from ldm_edu.grading.item import Case, Item, Mistake", parts)
+    parts += (
+        "def gaussian(*shape, seed=0):\n    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))\n"
+    )
+    source = source.replace("from ldm_edu.grading.item import Case, Item, Mistake, gaussian", parts)
     assert "ldm_edu" not in source.replace("`ldm_edu", "")
     # in a function, so that an answer of the same name does not get in the way of the wrong ones built on it
     return f"def learn():\n{indent(source, '    ')}\n    return ITEMS\n\nLEARNED = learn()"

@@ -74,7 +74,8 @@ def as_tensor(value: Any) -> Tensor | None:
     """A number, array or tensor in float64 on the CPU; None for anything else."""
     if isinstance(value, Tensor):
         return value.detach().cpu().double()
-    if isinstance(value, bool | int | float) or type(value).__module__ == "numpy":
+    numbers = isinstance(value, list | tuple) and all(isinstance(v, bool | int | float) for v in value)
+    if numbers or isinstance(value, bool | int | float) or type(value).__module__ == "numpy":
         try:
             return torch.as_tensor(value, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError):

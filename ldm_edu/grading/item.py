@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 Kind = Literal["implement", "debug", "investigate"]
 
 
@@ -70,3 +73,8 @@ class Item:
     def grade_id(self) -> str:
         """Its name in a notebook's metadata, where no dot is allowed."""
         return self.id.replace(".", "-")
+
+
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal numbers for a case: the same at every call."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)

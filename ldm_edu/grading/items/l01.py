@@ -4,13 +4,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ldm_edu.grading.item import Case, Item, Mistake
+from ldm_edu.grading.item import Case, Item, Mistake, gaussian
 
 SD = (1000, 0.00085, 0.012)  # steps, first and last beta
-
-
-def _gaussian(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 # 01.alpha_bar
@@ -115,8 +111,8 @@ ONE_STEP = Item(
     minutes=5,
     answer=one_step,
     cases=lambda: [
-        Case("a picture (2, 3, 4, 4), beta = 0.01", (_gaussian(2, 3, 4, 4), _gaussian(2, 3, 4, 4, seed=1), 0.01)),
-        Case("a line of 8 numbers, beta = 0.5", (3 + _gaussian(8), _gaussian(8, seed=1), 0.5)),
+        Case("a picture (2, 3, 4, 4), beta = 0.01", (gaussian(2, 3, 4, 4), gaussian(2, 3, 4, 4, seed=1), 0.01)),
+        Case("a line of 8 numbers, beta = 0.5", (3 + gaussian(8), gaussian(8, seed=1), 0.5)),
     ],
     others={
         "float64": one_step_in_float64,
@@ -215,7 +211,7 @@ Q_SAMPLE = Item(
 
 
 def _q_inputs(*shape: int) -> tuple[Tensor, Tensor, Tensor]:
-    return _gaussian(*shape), _gaussian(*shape, seed=1), torch.tensor([0.9, 0.5, 0.2, 0.04])[: shape[0]]
+    return gaussian(*shape), gaussian(*shape, seed=1), torch.tensor([0.9, 0.5, 0.2, 0.04])[: shape[0]]
 
 
 # 01.snr
@@ -270,8 +266,8 @@ RECOVER_X0 = Item(
     minutes=8,
     answer=recover_x0,
     cases=lambda: [
-        Case("alpha_bar = 0.8", (_gaussian(2, 3, 4, 4), _gaussian(2, 3, 4, 4, seed=1), 0.8)),
-        Case("alpha_bar = 0.1", (_gaussian(2, 3, 4, 4, seed=2), _gaussian(2, 3, 4, 4, seed=3), 0.1)),
+        Case("alpha_bar = 0.8", (gaussian(2, 3, 4, 4), gaussian(2, 3, 4, 4, seed=1), 0.8)),
+        Case("alpha_bar = 0.1", (gaussian(2, 3, 4, 4, seed=2), gaussian(2, 3, 4, 4, seed=3), 0.1)),
     ],
     others={
         "as a ratio of noise": lambda x_t, eps, a: x_t / a**0.5 - (1 / a - 1) ** 0.5 * eps,

@@ -1,0 +1,438 @@
+"""Lesson 02, the noise predictor: the items, their right answers and the mistakes that are recognised."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ldm_edu.grading.item import Case, Item, Mistake, gaussian
+
+# 02.time_embedding
+
+
+def time_embedding(t: Tensor, width: int) -> Tensor:
+    half = width // 2
+    frequency = torch.exp(-math.log(10_000) * torch.arange(half) / half)  # (half,)
+    angle = rearrange(t, "b -> b 1") * frequency  # (B, half)
+    return torch.cat([angle.cos(), angle.sin()], dim=1)  # (B, width)
+
+
+def time_embedding_as_powers(t: Tensor, width: int) -> Tensor:
+    i = torch.arange(width // 2, dtype=torch.float64)
+    angle = torch.outer(t.double(), 10_000.0 ** (-2 * i / width))
+    return torch.hstack([torch.cos(angle), torch.sin(angle)])
+
+
+def time_embedding_as_a_phase(t: Tensor, width: int) -> Tensor:
+    i = torch.arange(width // 2).repeat(2)
+    phase = torch.where(torch.arange(width) < width // 2, math.pi / 2, 0.0)
+    return torch.sin(t[:, None] * 10_000.0 ** (-i / (width // 2)) + phase)
+
+
+def _angles(t: Tensor, width: int) -> Tensor:
+    half = width // 2
+    return t[:, None] * torch.exp(-math.log(10_000) * torch.arange(half) / half)
+
+
+TIME_EMBEDDING = Item(
+    "02.time_embedding",
+    title="A number as a vector",
+    kind="implement",
+    points=4,
+    difficulty=2,
+    minutes=15,
+    answer=time_embedding,
+    cases=lambda: [
+        Case("t = 0, 1, 10, 500 and a width of 8", (torch.tensor([0.0, 1.0, 10.0, 500.0]), 8)),
+        Case("t = 3, 999 and a width of 64", (torch.tensor([3.0, 999.0]), 64)),
+    ],
+    others={"powers in float64": time_embedding_as_powers, "one sine with a phase": time_embedding_as_a_phase},
+    hints=(
+        "Half of the features are cosines, half are sines, of the same angles: t times a frequency.",
+        "The frequencies fall from 1 towards 1/10000 in equal ratios: 10000 ** (-i / half) for i = 0 ... half - 1.",
+        "Make the angles (B, half) from t (B, 1) and the frequencies (half,), then concatenate along dim 1.",
+    ),
+    mistakes=(
+        Mistake(
+            "The sines come first in yours. Transformers do it that way; Stable Diffusion has the cosines first.",
+            lambda t, width: torch.cat([_angles(t, width).sin(), _angles(t, width).cos()], dim=1),
+        ),
+        Mistake(
+            "You interleave cosine and sine; here the first half are all cosines, the second half all sines.",
+            lambda t, width: torch.stack([_angles(t, width).cos(), _angles(t, width).sin()], dim=2).flatten(1),
+        ),
+        Mistake(
+            "Your slowest frequency is exactly 1/10000: the exponent is i / half, not i / (half - 1).",
+            lambda t, width: torch.cat(
+                [
+                    (t[:, None] * 10_000.0 ** (-torch.arange(width // 2) / (width // 2 - 1))).cos(),
+                    (t[:, None] * 10_000.0 ** (-torch.arange(width // 2) / (width // 2 - 1))).sin(),
+                ],
+                dim=1,
+            ),
+        ),
+        Mistake(
+            "Your frequencies fall twice as fast: the exponent runs over half the width, not over the width.",
+            lambda t, width: torch.cat(
+                [
+                    (t[:, None] * 10_000.0 ** (-2 * torch.arange(width // 2) / (width // 2))).cos(),
+                    (t[:, None] * 10_000.0 ** (-2 * torch.arange(width // 2) / (width // 2))).sin(),
+                ],
+                dim=1,
+            ),
+        ),
+    ),
+)
+
+# 02.noise_loss
+
+Network = Callable[[Tensor, Tensor], Tensor]
+
+
+def noise_loss(network: Network, x0: Tensor, eps: Tensor, t: Tensor, alpha_bar: Tensor) -> Tensor:
+    kept = rearrange(alpha_bar, "b -> b 1 1 1")
+    x_t = kept.sqrt() * x0 + (1 - kept).sqrt() * eps
+    return (network(x_t, t) - eps).square().mean()
+
+
+def noise_loss_by_torch(network: Network, x0: Tensor, eps: Tensor, t: Tensor, alpha_bar: Tensor) -> Tensor:
+    signal, noise = (f[:, None, None, None] for f in (alpha_bar**0.5, (1 - alpha_bar) ** 0.5))
+    return torch.nn.functional.mse_loss(network(signal * x0 + noise * eps, t), eps)
+
+
+def noise_loss_picture_by_picture(
+    network: Network, x0: Tensor, eps: Tensor, t: Tensor, alpha_bar: Tensor
+) -> list[float] | Tensor:
+    x_t = torch.einsum("b,bchw->bchw", alpha_bar.sqrt(), x0) + torch.einsum("b,bchw->bchw", (1 - alpha_bar).sqrt(), eps)
+    return ((network(x_t, t) - eps) ** 2).mean(dim=(1, 2, 3)).mean()
+
+
+def _noised(x0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    return alpha_bar.sqrt().view(-1, 1, 1, 1) * x0 + (1 - alpha_bar).sqrt().view(-1, 1, 1, 1) * eps
+
+
+def a_network(x: Tensor, t: Tensor) -> Tensor:
+    """Stands for a network: it answers something that depends on every input."""
+    return torch.tanh(x) * (1 + t.view(-1, 1, 1, 1) / 1000)
+
+
+NOISE_LOSS = Item(
+    "02.noise_loss",
+    title="The loss of a training step",
+    kind="implement",
+    points=4,
+    difficulty=2,
+    minutes=10,
+    answer=noise_loss,
+    cases=lambda: [
+        Case(
+            "three pictures (3, 2, 4, 4)",
+            (
+                a_network,
+                gaussian(3, 2, 4, 4),
+                gaussian(3, 2, 4, 4, seed=1),
+                torch.tensor([10.0, 400.0, 900.0]),
+                torch.tensor([0.95, 0.5, 0.05]),
+            ),
+        )
+    ],
+    others={"torch's own mse": noise_loss_by_torch, "picture by picture": noise_loss_picture_by_picture},
+    hints=(
+        "Three lines: make x_t, ask the network, compare with what it should have said.",
+        "The network is asked about x_t and t, never about x0; it should have said eps.",
+        "The mean of the squared differences, over everything (Ho et al. 2020, equation 14).",
+    ),
+    mistakes=(
+        Mistake(
+            "You compare with x0. This network predicts the noise.",
+            lambda network, x0, eps, t, a: (network(_noised(x0, eps, a), t) - x0).square().mean(),
+        ),
+        Mistake(
+            "You show the network the clean picture; it must find the noise in x_t.",
+            lambda network, x0, eps, t, a: (network(x0, t) - eps).square().mean(),
+        ),
+        Mistake(
+            "A sum instead of a mean: the loss would grow with the size of pictures and batch.",
+            lambda network, x0, eps, t, a: (network(_noised(x0, eps, a), t) - eps).square().sum(),
+        ),
+        Mistake(
+            "Absolute instead of squared differences.",
+            lambda network, x0, eps, t, a: (network(_noised(x0, eps, a), t) - eps).abs().mean(),
+        ),
+        Mistake(
+            "The square roots are missing where you make x_t.",
+            lambda network, x0, eps, t, a: (
+                (network(a.view(-1, 1, 1, 1) * x0 + (1 - a).view(-1, 1, 1, 1) * eps, t) - eps).square().mean()
+            ),
+        ),
+    ),
+)
+
+# 02.v_target, 02.x0_from_v
+
+
+def v_target(x0: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:
+    return alpha_bar**0.5 * eps - (1 - alpha_bar) ** 0.5 * x0
+
+
+def _pair() -> list[Case]:
+    return [
+        Case("alpha_bar = 0.7", (gaussian(2, 3, 4, 4), gaussian(2, 3, 4, 4, seed=1), 0.7)),
+        Case("alpha_bar = 0.05", (gaussian(2, 3, 4, 4, seed=2), gaussian(2, 3, 4, 4, seed=3), 0.05)),
+    ]
+
+
+V_TARGET = Item(
+    "02.v_target",
+    title="Predict v instead",
+    kind="implement",
+    points=2,
+    difficulty=2,
+    minutes=8,
+    answer=v_target,
+    cases=_pair,
+    others={
+        "an angle": lambda x0, eps, a: math.cos(math.acos(a**0.5)) * eps - math.sin(math.acos(a**0.5)) * x0,
+        "float64": lambda x0, eps, a: a**0.5 * eps.double() - (1 - a) ** 0.5 * x0.double(),
+    },
+    hints=(
+        "With alpha = sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar), x_t turns from x0 to eps as an angle grows.",
+        "v is the direction of that turn: the derivative of cos(phi) x0 + sin(phi) eps.",
+        "v = alpha eps - sigma x0 (Salimans and Ho 2022, section 4).",
+    ),
+    mistakes=(
+        Mistake(
+            "The sign between the two is wrong: that is x_t with its parts exchanged.",
+            lambda x0, eps, a: a**0.5 * eps + (1 - a) ** 0.5 * x0,
+        ),
+        Mistake(
+            "The factors are exchanged: near the clean end (alpha_bar near 1) v is almost eps.",
+            lambda x0, eps, a: (1 - a) ** 0.5 * eps - a**0.5 * x0,
+        ),
+        Mistake(
+            "Upside down: yours is -v, which turns from noise to picture.",
+            lambda x0, eps, a: (1 - a) ** 0.5 * x0 - a**0.5 * eps,
+        ),
+        Mistake("The square roots are missing.", lambda x0, eps, a: a * eps - (1 - a) * x0),
+        Mistake(
+            "eps - x0 is the target of rectified flow; v weighs the two by the noise level.",
+            lambda x0, eps, a: eps - x0,
+        ),
+    ),
+)
+
+
+def x0_from_v(x_t: Tensor, v: Tensor, alpha_bar: float) -> Tensor:
+    return alpha_bar**0.5 * x_t - (1 - alpha_bar) ** 0.5 * v
+
+
+X0_FROM_V = Item(
+    "02.x0_from_v",
+    title="From v back to the picture",
+    kind="implement",
+    points=2,
+    difficulty=2,
+    minutes=8,
+    answer=x0_from_v,
+    cases=_pair,
+    others={
+        "through eps": lambda x, v, a: (x - (1 - a) ** 0.5 * ((1 - a) ** 0.5 * x + a**0.5 * v)) / a**0.5,
+        "float64": lambda x, v, a: a**0.5 * x.double() - (1 - a) ** 0.5 * v.double(),
+    },
+    hints=(
+        "Two lines are known: x_t = alpha x0 + sigma eps, and v = alpha eps - sigma x0. Get rid of eps.",
+        "Multiply the first by alpha, the second by sigma, subtract; alpha^2 + sigma^2 = 1.",
+        "Nothing is divided: that is why v works where alpha is almost 0.",
+    ),
+    mistakes=(
+        Mistake(
+            "That is the formula for eps; the prediction is v.",
+            lambda x, v, a: (x - (1 - a) ** 0.5 * v) / a**0.5,
+        ),
+        Mistake("The sign: v points away from the picture.", lambda x, v, a: a**0.5 * x + (1 - a) ** 0.5 * v),
+        Mistake("That gives eps, the other half of x_t.", lambda x, v, a: (1 - a) ** 0.5 * x + a**0.5 * v),
+        Mistake("The square roots are missing.", lambda x, v, a: a * x - (1 - a) * v),
+    ),
+)
+
+# 02.posterior
+
+
+def posterior(x_t: Tensor, x0: Tensor, now: float, before: float) -> tuple[Tensor, float]:
+    alpha = now / before  # what this one step keeps
+    beta = 1 - alpha
+    mean = before**0.5 * beta / (1 - now) * x0 + alpha**0.5 * (1 - before) / (1 - now) * x_t
+    return mean, (1 - before) / (1 - now) * beta
+
+
+def posterior_by_precisions(x_t: Tensor, x0: Tensor, now: float, before: float) -> tuple[Tensor, float]:
+    if before == 1.0:
+        return x0.clone(), 0.0
+    alpha = now / before
+    precision = 1 / (1 - before) + alpha / (1 - alpha)
+    mean = (before**0.5 / (1 - before) * x0 + alpha**0.5 / (1 - alpha) * x_t) / precision
+    return mean, 1 / precision
+
+
+def _posterior_of(
+    mean: Callable[[Tensor, Tensor, float, float], Tensor], variance: Callable[[float, float], float]
+) -> Callable[[Tensor, Tensor, float, float], tuple[Tensor, float]]:
+    return lambda x_t, x0, now, before: (mean(x_t, x0, now, before), variance(now, before))
+
+
+POSTERIOR = Item(
+    "02.posterior",
+    title="One step back, if the picture were known",
+    kind="implement",
+    points=5,
+    difficulty=3,
+    minutes=20,
+    answer=posterior,
+    cases=lambda: [
+        Case("alpha_bar 0.5, 0.6 before it", (gaussian(2, 3, 4, 4), gaussian(2, 3, 4, 4, seed=1), 0.5, 0.6)),
+        Case("alpha_bar 0.02, 0.03 before it", (gaussian(2, 3, 4, 4), gaussian(2, 3, 4, 4, seed=1), 0.02, 0.03)),
+        Case("the last step: alpha_bar 0.99, 1 before it", (gaussian(8), gaussian(8, seed=1), 0.99, 1.0)),
+    ],
+    others={
+        "two precisions": posterior_by_precisions,
+        "float64 tensors": lambda x_t, x0, now, before: posterior(x_t.double(), x0.double(), now, before),
+    },
+    hints=(
+        "Ho et al. 2020, equation 7: a mean of x0 and x_t, and a variance. `now / before` is this step's alpha.",
+        "The variance is (1 - before) / (1 - now) times beta: at the last step, where before = 1, it is 0.",
+        "In the mean, x0 has the factor sqrt(before) beta / (1 - now), x_t has sqrt(alpha) (1 - before) / (1 - now).",
+    ),
+    mistakes=(
+        Mistake(
+            "The variance is beta itself, the other choice of Ho et al. (section 3.2): noise would be added even at "
+            "the last step.",
+            _posterior_of(lambda *a: posterior(*a)[0], lambda now, before: 1 - now / before),
+        ),
+        Mistake(
+            "That is the standard deviation; what is asked for is the variance.",
+            _posterior_of(
+                lambda *a: posterior(*a)[0],
+                lambda now, before: posterior(torch.ones(1), torch.ones(1), now, before)[1] ** 0.5,
+            ),
+        ),
+        Mistake(
+            "You took alpha_bar for alpha: this one step keeps `now / before`, not `now`.",
+            _posterior_of(
+                lambda x, x0, now, before: (
+                    before**0.5 * (1 - now) / (1 - now) * x0 + now**0.5 * (1 - before) / (1 - now) * x
+                ),
+                lambda now, before: (1 - before) / (1 - now) * (1 - now),
+            ),
+        ),
+        Mistake(
+            "The two factors are exchanged: at the last step the mean must be x0.",
+            _posterior_of(
+                lambda x, x0, now, before: posterior(x0, x, now, before)[0],
+                lambda now, before: (1 - before) / (1 - now) * (1 - now / before),
+            ),
+        ),
+    ),
+)
+
+# 02.add_time: working code with one planted mistake
+
+
+def add_time(h: Tensor, shift: Tensor) -> Tensor:
+    return h + rearrange(shift, "b c -> b c 1 1")
+
+
+ADD_TIME = Item(
+    "02.add_time",
+    title="Find the mistake: pictures that talk to each other",
+    kind="debug",
+    points=3,
+    difficulty=2,
+    minutes=10,
+    answer=add_time,
+    cases=lambda: [
+        Case("feature maps (2, 3, 4, 4) and shifts (2, 3)", (gaussian(2, 3, 4, 4), gaussian(2, 3, seed=1))),
+        Case("feature maps (3, 3, 3, 3) and shifts (3, 3)", (gaussian(3, 3, 3, 3), gaussian(3, 3, seed=1))),
+    ],
+    others={
+        "None axes": lambda h, shift: shift[:, :, None, None] + h,
+        "expanded": lambda h, shift: h + shift.reshape(*shift.shape, 1, 1).expand_as(h),
+    },
+    hints=(
+        "Give it a batch of two with very different shifts. Does each picture get its own?",
+        "Somewhere the batch axis is lost.",
+        "A shift (B, C) needs two axes of length 1 at its end, no mean.",
+    ),
+    mistakes=(
+        Mistake(
+            "The mistake is still there: every picture gets the mean shift of the batch.",
+            lambda h, shift: h + rearrange(shift.mean(dim=0), "c -> 1 c 1 1"),
+        ),
+        Mistake(
+            "Every picture now gets the first picture's shift.",
+            lambda h, shift: h + rearrange(shift[0], "c -> 1 c 1 1"),
+        ),
+        Mistake(
+            "Every channel of a picture now gets the same shift: the channel axis is lost instead.",
+            lambda h, shift: h + rearrange(shift.mean(dim=1), "b -> b 1 1 1"),
+        ),
+        Mistake("Added, not multiplied.", lambda h, shift: h * shift[:, :, None, None]),
+    ),
+)
+
+# 02.silent_loss and 02.x0_error: predict, run, explain
+
+SILENT_LOSS = Item(
+    "02.silent_loss",
+    title="The loss of a network that says nothing",
+    kind="investigate",
+    points=2,
+    difficulty=1,
+    minutes=5,
+    answer=1.0,
+    rtol=0.06,
+    others={"measured": 0.98, "a tensor": torch.tensor(1.01)},
+    hints=(
+        "It always predicts 0. What is the mean of eps squared?",
+        "Draw a million normal numbers and take the mean of their squares.",
+        "eps has variance 1 and mean 0.",
+    ),
+    mistakes=(
+        Mistake("Only a network that finds all of the noise gets 0.", 0.0),
+        Mistake("That would be the loss if eps had half the variance; it is standard normal.", 0.5),
+        Mistake("That is the loss of a network that answers with other noise of the same kind: two variances.", 2.0),
+        Mistake("That is the mean of |eps|; the loss squares.", (2 / math.pi) ** 0.5),
+    ),
+)
+
+_LAST = float((1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).log().sum().exp())
+
+X0_ERROR = Item(
+    "02.x0_error",
+    title="A small error of the noise, a large one of the picture",
+    kind="investigate",
+    points=3,
+    difficulty=3,
+    minutes=12,
+    answer=0.1 * ((1 - _LAST) / _LAST) ** 0.5,
+    rtol=0.03,
+    others={
+        "rounded": round(0.1 * ((1 - _LAST) / _LAST) ** 0.5, 2),
+        "by the ratio": 0.1 / (_LAST / (1 - _LAST)) ** 0.5,
+    },
+    hints=(
+        "x0 = (x_t - sigma eps) / alpha: by which factor does an error of eps turn into one of x0?",
+        "The factor is sigma / alpha, with sigma = sqrt(1 - alpha_bar) and alpha = sqrt(alpha_bar).",
+        "At index 999 of Stable Diffusion's schedule that factor is between 10 and 20.",
+    ),
+    mistakes=(
+        Mistake("It does not stay the same: the picture is the small part of x_t, and is divided by alpha.", 0.1),
+        Mistake("You divided by the SNR; the error goes with its square root.", 0.1 * (1 - _LAST) / _LAST),
+        Mistake(
+            "Upside down: at high noise the picture's error is larger, not smaller.", 0.1 * (_LAST / (1 - _LAST)) ** 0.5
+        ),
+    ),
+)
+
+ITEMS = (TIME_EMBEDDING, NOISE_LOSS, V_TARGET, X0_FROM_V, POSTERIOR, ADD_TIME, SILENT_LOSS, X0_ERROR)

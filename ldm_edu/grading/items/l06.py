@@ -1,0 +1,359 @@
+"""Lesson 06, guidance: the items, their right answers and the mistakes that are recognised."""
+
+from collections.abc import Callable
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ldm_edu.grading.item import Case, Item, Mistake, gaussian
+
+# 06.drop_condition
+
+
+def drop_condition(context: Tensor, blank: Tensor, u: Tensor, share: float) -> Tensor:
+    return torch.where(rearrange(u < share, "b -> b 1 1"), blank, context)
+
+
+def drop_by_index(context: Tensor, blank: Tensor, u: Tensor, share: float) -> Tensor:
+    kept = context.clone()
+    kept[u < share] = blank
+    return kept
+
+
+def _drop_inputs() -> tuple[Tensor, Tensor, Tensor, float]:
+    return gaussian(6, 3, 4), gaussian(3, 4, seed=1), torch.tensor([0.05, 0.5, 0.95, 0.01, 0.7, 0.3]), 0.1
+
+
+DROP_CONDITION = Item(
+    "06.drop_condition",
+    title="Forget the caption, now and then",
+    kind="implement",
+    points=3,
+    difficulty=2,
+    minutes=8,
+    answer=drop_condition,
+    cases=lambda: [Case("six captions, a share of 0.1", _drop_inputs())],
+    others={
+        "by index": drop_by_index,
+        "by arithmetic, float64": lambda c, blank, u, share: (
+            (u < share).double()[:, None, None] * blank + (u >= share).double()[:, None, None] * c
+        ),
+    },
+    hints=(
+        "`u` holds one number from 0 to 1 for each picture: below `share`, its caption is replaced.",
+        "It is replaced by `blank`, the states of the empty prompt, as a whole: all tokens of that picture.",
+        "`torch.where` with a condition of shape (B, 1, 1).",
+    ),
+    mistakes=(
+        Mistake(
+            "The other way round: you keep a tenth of the captions and drop nine of ten.",
+            lambda c, blank, u, share: torch.where((u < share)[:, None, None], c, blank),
+        ),
+        Mistake(
+            "Dropped captions become zeros. Sampling asks for the empty prompt, and its states are not 0.",
+            lambda c, blank, u, share: torch.where((u < share)[:, None, None], 0.0, c),
+        ),
+        Mistake(
+            "You fade every caption by `share`, instead of dropping a share of them.",
+            lambda c, blank, u, share: (1 - share) * c + share * blank,
+        ),
+        Mistake(
+            "Nothing is dropped: without that the network never learns to draw without a caption.",
+            lambda c, *_: c.clone(),
+        ),
+    ),
+)
+
+# 06.cfg
+
+
+def cfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    return uncond + scale * (cond - uncond)
+
+
+def _branches() -> list[Case]:
+    return [
+        Case(f"a scale of {scale:g}", (gaussian(2, 4, 4, 4), gaussian(2, 4, 4, 4, seed=1), scale))
+        for scale in (7.5, 1.0, 0.0, 3.0)
+    ]
+
+
+CFG = Item(
+    "06.cfg",
+    title="Further the same way",
+    kind="implement",
+    points=3,
+    difficulty=1,
+    minutes=6,
+    answer=cfg,
+    cases=_branches,
+    others={
+        "torch.lerp": lambda c, u, s: torch.lerp(u, c, s),
+        "two weights, float64": lambda c, u, s: s * c.double() + (1 - s) * u.double(),
+    },
+    hints=(
+        "A line through two points: where there is no condition, and where there is one.",
+        "Scale 0 gives `uncond`, scale 1 gives `cond`; 7.5 goes on beyond it, in the same direction.",
+        "Start at `uncond` and go `scale` times the difference.",
+    ),
+    mistakes=(
+        Mistake(
+            "That is the paper's w (Ho and Salimans 2022, equation 6), which counts from `cond`: scale = w + 1. Here "
+            "scale 1 is no guidance.",
+            lambda c, u, s: (1 + s) * c - s * u,
+        ),
+        Mistake("The sign: yours goes away from what the prompt asks for.", lambda c, u, s: u - s * (c - u)),
+        Mistake("The two are exchanged: at scale 1 `cond` must come out.", lambda c, u, s: c + s * (u - c)),
+        Mistake("A mean of the two never gets further than `cond`.", lambda c, u, s: (s * c + u) / (s + 1)),
+    ),
+)
+
+# 06.one_call
+
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def one_call(network: Network, x: Tensor, t: Tensor, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    both = network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([cond, uncond]))
+    with_prompt, without = both.chunk(2)
+    return without + scale * (with_prompt - without)
+
+
+def one_call_blank_first(network: Network, x: Tensor, t: Tensor, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    n = len(x)
+    both = network(x.repeat(2, 1, 1, 1), t.repeat(2), torch.vstack([uncond, cond]))
+    return torch.lerp(both[:n], both[n:], scale)
+
+
+def one_call_by_turns(network: Network, x: Tensor, t: Tensor, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    pairs = torch.stack([cond, uncond], dim=1).flatten(0, 1)
+    both = network(x.repeat_interleave(2, 0), t.repeat_interleave(2), pairs)
+    return (1 - scale) * both[1::2] + scale * both[::2]
+
+
+def _asked_once() -> Network:
+    asked = 0
+
+    def network(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            raise RuntimeError("the network was asked twice; lay both prompts into one batch")
+        return torch.tanh(x + context.mean(dim=(1, 2)).view(-1, 1, 1, 1)) * (1 + t.view(-1, 1, 1, 1) / 1000)
+
+    return network
+
+
+def _two_calls(network: Network, x: Tensor, t: Tensor, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    return cfg(network(x, t, cond), network(x, t, uncond), scale)
+
+
+def _mixed_prompts(network: Network, x: Tensor, t: Tensor, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    return network(x, t, uncond + scale * (cond - uncond))
+
+
+def _halves_exchanged(network: Network, x: Tensor, t: Tensor, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    return one_call(network, x, t, uncond, cond, scale)
+
+
+ONE_CALL = Item(
+    "06.one_call",
+    title="Two prompts, one batch",
+    kind="implement",
+    points=4,
+    difficulty=2,
+    minutes=12,
+    answer=one_call,
+    cases=lambda: [
+        Case(
+            "two pictures, scale 5",
+            (
+                _asked_once(),
+                gaussian(2, 4, 4, 4),
+                torch.tensor([500.0, 20.0]),
+                gaussian(2, 3, 8, seed=1),
+                gaussian(2, 3, 8, seed=2),
+                5.0,
+            ),
+        )
+    ],
+    others={"the blank one first": one_call_blank_first, "by turns": one_call_by_turns},
+    hints=(
+        "The network is asked once, about a batch of 2B: every picture twice, with its prompt and without.",
+        "All three inputs double: `torch.cat([x, x])`, the times too, and the two contexts one after the other.",
+        "Split the answer with `.chunk(2)`, in the order in which you laid the contexts.",
+    ),
+    mistakes=(
+        Mistake(
+            "Two calls: on a GPU that costs nearly twice the time of one batch.",
+            _two_calls,
+        ),
+        Mistake(
+            "You mixed the prompts. Guidance mixes what the network answers; it is not linear in the prompt.",
+            _mixed_prompts,
+        ),
+        Mistake(
+            "The halves come back in the order in which you laid them in: yours are exchanged.",
+            _halves_exchanged,
+        ),
+    ),
+)
+
+# 06.rescale
+
+
+def rescale(cond: Tensor, guided: Tensor, phi: float) -> Tensor:
+    def spread(x: Tensor) -> Tensor:
+        return rearrange(x, "b ... -> b (...)").std(dim=1).view(-1, 1, 1, 1)
+
+    matched = guided * spread(cond) / spread(guided)
+    return phi * matched + (1 - phi) * guided
+
+
+def rescale_one_by_one(cond: Tensor, guided: Tensor, phi: float) -> Tensor:
+    factors = [phi * float(c.double().std() / g.double().std()) + 1 - phi for c, g in zip(cond, guided, strict=True)]
+    return torch.stack([f * g for f, g in zip(factors, guided, strict=True)])
+
+
+RESCALE = Item(
+    "06.rescale",
+    title="Against burnt colours",
+    kind="implement",
+    points=4,
+    difficulty=3,
+    minutes=15,
+    answer=rescale,
+    cases=lambda: [
+        Case(
+            f"phi = {phi}",
+            (
+                gaussian(2, 4, 4, 4),
+                torch.tensor([3.0, 5.0]).view(2, 1, 1, 1) * gaussian(2, 4, 4, 4, seed=1) + 0.5,
+                phi,
+            ),
+        )
+        for phi in (0.7, 1.0)
+    ],
+    others={
+        "one by one": rescale_one_by_one,
+        "std over three axes": lambda c, g, phi: (
+            g * (1 - phi + phi * c.std((1, 2, 3), keepdim=True) / g.std((1, 2, 3), keepdim=True))
+        ),
+    },
+    hints=(
+        "Give the guided prediction the standard deviation of the unguided one (Lin et al. 2023, equation 15).",
+        "The standard deviation of each picture, over channels and places: shape (B, 1, 1, 1).",
+        "Then mix: phi times the rescaled one plus (1 - phi) times the guided one (equation 16).",
+    ),
+    mistakes=(
+        Mistake(
+            "Upside down: yours makes the spread even larger.",
+            lambda c, g, phi: phi * g * g.std((1, 2, 3), keepdim=True) / c.std((1, 2, 3), keepdim=True) + (1 - phi) * g,
+        ),
+        Mistake(
+            "One spread for the whole batch: pictures would depend on each other.",
+            lambda c, g, phi: phi * g * c.std() / g.std() + (1 - phi) * g,
+        ),
+        Mistake(
+            "phi and 1 - phi are exchanged: phi = 1 is all of the rescaling.",
+            lambda c, g, phi: (1 - phi) * g * c.std((1, 2, 3), keepdim=True) / g.std((1, 2, 3), keepdim=True) + phi * g,
+        ),
+        Mistake(
+            "You mix with the unguided prediction; the mix is of the rescaled and the guided one.",
+            lambda c, g, phi: phi * g * c.std((1, 2, 3), keepdim=True) / g.std((1, 2, 3), keepdim=True) + (1 - phi) * c,
+        ),
+    ),
+)
+
+# 06.scale_at: working code with one planted mistake
+
+
+def scale_at(ratio: float, scale: float, low: float, high: float) -> float:
+    return scale if low < ratio <= high else 1.0
+
+
+SCALE_AT = Item(
+    "06.scale_at",
+    title="Find the mistake: guidance in an interval",
+    kind="debug",
+    points=3,
+    difficulty=2,
+    minutes=8,
+    answer=scale_at,
+    cases=lambda: [
+        Case(f"sigma / alpha = {ratio:g}, guidance 5 between 0.3 and 4", (ratio, 5.0, 0.3, 4.0))
+        for ratio in (10.0, 4.0, 1.0, 0.3, 0.1)
+    ],
+    others={
+        "nested": lambda r, s, low, high: 1.0 if r > high else (s if r > low else 1.0),
+        "arithmetic": lambda r, s, low, high: 1 + (s - 1) * (low < r <= high),
+    },
+    hints=(
+        "What happens outside of the interval: guidance is off. What does that mean for the prompt?",
+        "Off means the conditional prediction alone; the prompt still counts.",
+        "Which scale gives `cond` itself?",
+    ),
+    mistakes=(
+        Mistake(
+            "The mistake is still there: scale 0 is the empty prompt, so outside the interval yours is forgotten.",
+            lambda r, s, low, high: s if low < r <= high else 0.0,
+        ),
+        Mistake(
+            "Inside out: the guidance belongs into the interval.", lambda r, s, low, high: 1.0 if low < r <= high else s
+        ),
+        Mistake("Only one of the two bounds is kept.", lambda r, s, low, high: s if r > low else 1.0),
+        Mistake(
+            "Only one of the two bounds is kept: the lower one is missing.",
+            lambda r, s, low, high: s if r <= high else 1.0,
+        ),
+    ),
+)
+
+# 06.same_as_w and 06.overshoot: predict, run, explain
+
+SAME_AS_W = Item(
+    "06.same_as_w",
+    title="Two ways to count",
+    kind="investigate",
+    points=2,
+    difficulty=1,
+    minutes=4,
+    answer=4.0,
+    others={"an int": 4, "a tensor": torch.tensor(4)},
+    hints=(
+        "Write both: (1 + w) cond - w uncond, and uncond + scale (cond - uncond).",
+        "Compare the factors of `cond`.",
+        "No guidance is w = 0 in the paper and scale = 1 in Stable Diffusion's code.",
+    ),
+    mistakes=(
+        Mistake("They do not count from the same point: w = 0 is no guidance, and so is scale = 1.", 3.0),
+        Mistake("The other direction: the scale is the larger of the two.", 2.0),
+        Mistake("It is not a product: compare the factors of `cond` in both formulas.", 6.0),
+    ),
+)
+
+OVERSHOOT = Item(
+    "06.overshoot",
+    title="Past the target",
+    kind="investigate",
+    points=4,
+    difficulty=3,
+    minutes=15,
+    answer=3.0,
+    rtol=0.03,
+    others={"measured": 2.97, "an int": 3},
+    hints=(
+        "Guidance at scale s draws from p(x) (p(x|c) / p(x))^s, up to a factor. Take the logarithm.",
+        "log p(x) = -x^2 / 2 and log p(x|c) = -(x - 1)^2 / 2, up to constants: collect the terms in x.",
+        "You get -x^2 / 2 + s x: the same as -(x - s)^2 / 2, up to a constant.",
+    ),
+    mistakes=(
+        Mistake("That is the mean of what was asked for, scale 1. Guidance goes on beyond it.", 1.0),
+        Mistake("Count from the unconditional mean, 0: the scale multiplies the whole difference.", 4.0),
+        Mistake("That is w, one less than the scale.", 2.0),
+        Mistake("It does not stay half way: the scale is an extrapolation, not a mean.", 0.5),
+    ),
+)
+
+ITEMS = (DROP_CONDITION, CFG, ONE_CALL, RESCALE, SCALE_AT, SAME_AS_W, OVERSHOOT)
