@@ -24,6 +24,7 @@ LEVELS = {
     "ldm_edu.tokenizer": 1,
     "ldm_edu.checkpoint": 2,
     "ldm_edu.models": 2,
+    "ldm_edu.attention_maps": 3,
     "ldm_edu.conditioning": 3,
     "ldm_edu.counts": 3,
     "ldm_edu.denoise": 4,
