@@ -69,11 +69,12 @@ def test_no_file_is_larger_than_16_mib_and_the_checkpoints_than_60() -> None:
 
 
 def test_files_of_code_hold_one_idea() -> None:
-    # 300 lines is the aim; a file at 400 holds two ideas
-    long = {relative(p): n for p in (ROOT / "ldm_edu").rglob("*.py") if (n := len(p.read_text().splitlines())) > 400}
-    assert long == {}
+    # 300 lines is the aim; a file at 400 holds two ideas, but for a lesson's exercise items, which are data
+    lengths = {relative(p): len(p.read_text().splitlines()) for p in (ROOT / "ldm_edu").rglob("*.py")}
+    assert {name: n for name, n in lengths.items() if n > (500 if name.startswith(ITEMS) else 400)} == {}
 
 
+ITEMS = "ldm_edu/grading/items/l"
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)]*)?\)|(?:src|href)=\"([^\"#]+)\"")
 
 
@@ -146,6 +147,8 @@ def is_stub(node: ast.AST) -> bool:
 def test_everything_public_has_a_docstring() -> None:
     missing = []
     for path in modules():
+        if relative(path).startswith(ITEMS):  # answers to be compared with; the item beside each says what it is
+            continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if tree.body and not ast.get_docstring(tree):
             missing.append(relative(path))
@@ -156,11 +159,11 @@ def test_everything_public_has_a_docstring() -> None:
 
 
 def test_library_code_prints_nothing() -> None:
-    """Progress is the caller's to show: only the command line and the data builder's own program speak."""
+    """Progress is the caller's to show: only the command line, the data builder's program and a check speak."""
     speaks = {"print", "tqdm"}
     found = []
     for path in modules():
-        if relative(path).startswith(("ldm_edu/cli", "ldm_edu/datasets/make")):
+        if relative(path).startswith(("ldm_edu/cli", "ldm_edu/datasets/make", "ldm_edu/grading/interactive")):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in speaks:
