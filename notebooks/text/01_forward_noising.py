@@ -418,6 +418,7 @@ error = float(end.sigma) / numbers**0.5  # the standard error of a mean of so ma
 for name, mean in zip(["black", "grey", "white"], x_end.mean(dim=(1, 2, 3)).tolist()):
     print(f"{name:5}: mean of {numbers} numbers {mean:+.4f}, that is {mean / error:+.1f} standard errors from zero")
 print(f"expected for white: {float(end.alpha):+.4f}, that is {float(end.alpha) / error:+.1f} standard errors")
+print(f"the same in a channel of Stable Diffusion's latent, 64 by 64 numbers: {float(end.ratio) ** -1 * 64:+.1f}")
 sheet(
     x_end, ["black at t = 999", "grey at t = 999", "white at t = 999"], alt="Three pictures of noise, alike to the eye."
 )
@@ -590,7 +591,8 @@ print(
 #
 # ## Play
 #
-# Choose a schedule, then click on the slider and use the arrow keys. (On a page where nothing runs you see a table.)
+# Choose a schedule, then click on the slider and use the arrow keys. Without a mouse: Tab goes from one to the other,
+# Space opens the list of schedules, and Enter chooses. (On a page where nothing runs you see a table.)
 
 # %%
 from ldm_edu.viz import noising
@@ -615,6 +617,71 @@ noising(
 # - Stable Diffusion's "linear" is linear in $\sqrt\beta$. Cosine and flow are other speeds on the same road.
 # - The common schedules do not end in pure noise. Drawing starts there all the same, so a network that learned to trust
 #   the rest of the signal draws medium brightness.
+
+# %% [markdown]
+# ## Check yourself
+
+# %% tags=["hide-input"]
+from ldm_edu.viz import quiz
+from ldm_edu.viz.quiz import Choice, Question
+
+quiz(
+    Question(
+        "You need x_700 of a picture for training. How many times do you draw noise?",
+        [
+            Choice(
+                "701 times, once a step", "It would be right, but it is not needed: independent noises add up to one."
+            ),
+            Choice("Once", "The closed form mixes x_0 with one noise, by two factors known in advance.", right=True),
+            Choice("Never: x_700 follows from x_0", "Only its distribution does. Another noise, another sample."),
+        ],
+    ),
+    Question(
+        "Why is the picture shrunk in each step?",
+        [
+            Choice(
+                "So that the variance stays at 1", "Variances add; shrinking makes room for what is added.", right=True
+            ),
+            Choice("So that it takes less memory", "It has as many numbers as before; only their values are smaller."),
+            Choice("To make the way back unique", "It is not: the noise is unknown, so many pictures are possible."),
+        ],
+    ),
+    Question(
+        "At t = 999 of `scaled_linear` you see nothing of a white picture. Is anything left of it?",
+        [
+            Choice("No, noise is all there is", "The factor is about 0.07, and the mean over all pixels shows it."),
+            Choice(
+                "Yes, mostly its brightness",
+                "What all pixels have in common survives averaging: the mean lies many standard errors from zero.",
+                right=True,
+            ),
+            Choice(
+                "Yes, mostly its fine lines", "They go first: few pixels share them, so no averaging brings them back."
+            ),
+        ],
+    ),
+    Question(
+        "What would cure the medium brightness?",
+        [
+            Choice(
+                "A larger network", "The network in our small world was perfect, and drew medium greys all the same."
+            ),
+            Choice("More steps of the sampler", "We took all thousand of them."),
+            Choice("A schedule whose last SNR is zero", "Then training and drawing start from the same.", right=True),
+            Choice("Another seed", "The mean of any pure noise lies near zero."),
+        ],
+    ),
+    Question(
+        "Two schedules have the same SNR, one at t = 300, the other at t = 520. How do their samples differ?",
+        [
+            Choice("The one at t = 520 is noisier", "t is only a clock; the SNR says how noisy a sample is."),
+            Choice(
+                "By a common factor at most", "Same ratio of picture to noise: the same sample, scaled.", right=True
+            ),
+            Choice("They have nothing in common", "Both are mixtures of the same picture and the same noise."),
+        ],
+    ),
+)
 
 # %% [markdown]
 # ## Go on
