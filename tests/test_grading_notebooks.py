@@ -21,7 +21,7 @@ from ldm_edu.grading.report import as_gradescope, as_json, score, table
 ROOT = Path(__file__).resolve().parent.parent
 EXERCISES = sorted((ROOT / "exercises").glob("*.ipynb"))
 LESSONS = [path.name[:2] for path in EXERCISES]
-QUICK = Limits(cell=4, answer=3)
+QUICK = Limits(cell=6, answer=4)
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +68,7 @@ def as_learner_code(lesson: str) -> str:
     source = source.replace("from ldm_edu.grading.item import Case, Item, Mistake, gaussian", parts)
     assert "ldm_edu" not in source.replace("`ldm_edu", "")
     # in a function, so that an answer of the same name does not get in the way of the wrong ones built on it
-    return f"def learn():\n{indent(source, '    ')}\n    return ITEMS\n\nLEARNED = learn()"
+    return f"def learn():\n{indent(source, '    ')}\n    return ITEMS\n\nLEARNED_{lesson} = learn()"
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
@@ -88,32 +88,37 @@ def test_the_stubs_get_nothing_and_a_friendly_word(lesson: str) -> None:
     assert "Traceback" not in "\n".join(table([result]))
 
 
-@pytest.mark.parametrize("lesson", LESSONS)
-def test_every_wrong_answer_gets_its_diagnosis_from_the_notebook(lesson: str, tmp_path: Path) -> None:
-    code = as_learner_code(lesson)
-    rounds = max(len(item.mistakes) for item in items(lesson))
-    for turn in range(rounds):
-        chosen = {item.id: item.mistakes[turn] for item in items(lesson) if turn < len(item.mistakes)}
-        answers = {
-            item_id: f"{ITEMS[item_id].name} = next(i for i in LEARNED if i.id == {item_id!r}).mistakes[{turn}].args[1]"
-            for item_id in chosen
-        }
-        result = graded(answered(lesson, answers, code), tmp_path)
-        found = {verdict.item.id: verdict for verdict in result.verdicts}
-        for item_id, mistake in chosen.items():
-            assert (found[item_id].points, found[item_id].diagnosis) == (0, mistake.diagnosis), item_id
+def course(answers: dict[str, str]) -> Any:
+    """One notebook with answers to items of all lessons: a kernel's start is what takes the time."""
+    names = [ITEMS[item_id].name for item_id in answers]
+    assert len(set(names)) == len(names), "two items of the course have one name"
+    cells = [nbformat.v4.new_code_cell(as_learner_code(lesson)) for lesson in LESSONS]
+    for item_id, source in answers.items():
+        cell = nbformat.v4.new_code_cell(source)
+        cell.metadata["nbgrader"] = {"solution": True, "grade": False, "grade_id": ITEMS[item_id].grade_id}
+        cells.append(cell)
+    return nbformat.v4.new_notebook(cells=cells)
 
 
-@pytest.mark.parametrize("lesson", LESSONS)
-def test_right_answers_written_differently_pass_in_the_notebook(lesson: str, tmp_path: Path) -> None:
-    code = as_learner_code(lesson)
-    for turn in range(2):
-        answers = {
-            item.id: f"{item.name} = next(i for i in LEARNED if i.id == {item.id!r}).others[{[*item.others][turn]!r}]"
-            for item in items(lesson)
-        }
-        result = graded(answered(lesson, answers, code), tmp_path)
-        assert all(verdict.passed for verdict in result.verdicts), list(table([result]))
+def learned(item: Any) -> str:
+    return f"next(i for i in LEARNED_{item.lesson} if i.id == {item.id!r})"
+
+
+@pytest.mark.parametrize("turn", range(max(len(item.mistakes) for item in ITEMS.values())))
+def test_every_wrong_answer_gets_its_diagnosis_from_the_notebook(turn: int, tmp_path: Path) -> None:
+    chosen = {item.id: item.mistakes[turn] for item in ITEMS.values() if turn < len(item.mistakes)}
+    answers = {i: f"{ITEMS[i].name} = {learned(ITEMS[i])}.mistakes[{turn}].args[1]" for i in chosen}
+    found = {verdict.item.id: verdict for verdict in graded(course(answers), tmp_path).verdicts}
+    got = {item_id: (found[item_id].points, found[item_id].diagnosis) for item_id in chosen}
+    assert got == {item_id: (0, mistake.diagnosis) for item_id, mistake in chosen.items()}
+
+
+@pytest.mark.parametrize("turn", range(2))
+def test_right_answers_written_differently_pass_in_the_notebook(turn: int, tmp_path: Path) -> None:
+    answers = {i: f"{item.name} = {learned(item)}.others[{[*item.others][turn]!r}]" for i, item in ITEMS.items()}
+    result = graded(course(answers), tmp_path)
+    assert len(result.verdicts) == len(ITEMS)
+    assert [verdict for verdict in result.verdicts if not verdict.passed] == []
 
 
 RIGHT = {
@@ -130,7 +135,7 @@ def test_each_harm_costs_its_own_item_only(tmp_path: Path) -> None:
         "01.recover_x0": "def recover_x0(*_):\n    return torch.ones(25_000_000_000)",
         "01.scaled_linear": "import os\ndef scaled_linear(*_):\n    while True: os.fork()",
         "01.even_time": "import sys\nsys.exit(0)",
-        "01.left_at_the_end": "print('x' * 1_000_000_000)\nleft_at_the_end = 0.00468",
+        "01.left_at_the_end": "for _ in range(1000):\n    print('x' * 1_000_000)\nleft_at_the_end = 0.00468",
     }
     result = graded(answered("01", RIGHT | hostile), tmp_path)
     assert {k: v for k, v in points(result).items() if v} == {"01.snr": 2, "01.one_step": 2}, list(table([result]))
