@@ -21,6 +21,7 @@ LEVELS = {
     "ldm_edu.pictures": 1,
     "ldm_edu.prediction": 1,
     "ldm_edu.schedule": 1,
+    "ldm_edu.tiling": 1,
     "ldm_edu.tokenizer": 1,
     "ldm_edu.checkpoint": 2,
     "ldm_edu.models": 2,

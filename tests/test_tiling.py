@@ -1,0 +1,62 @@
+"""Tiles: together they are the whole, and between two of them there is a fade and no seam."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ldm_edu.tiling import decode_tiled, encode_tiled, feather, starts
+
+
+def enlarge(z: Tensor) -> Tensor:
+    return z.repeat_interleave(4, -1).repeat_interleave(4, -2)
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(8, 0), (8, 3), (5, 2), (7, 6), (64, 8)])
+def test_a_decoder_that_sees_one_pixel_does_not_notice_tiles(tile: int, overlap: int) -> None:
+    z = torch.randn(2, 3, 17, 21, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(decode_tiled(enlarge, z, tile, overlap), enlarge(z))
+
+
+def test_an_encoder_that_sees_one_block_does_not_notice_tiles() -> None:
+    x = torch.randn(1, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(encode_tiled(lambda p: F.avg_pool2d(p, 4), x, 16, 8), F.avg_pool2d(x, 4))
+
+
+def test_tiles_that_disagree_meet_in_a_fade() -> None:
+    calls = iter(range(100))
+    z = torch.zeros(1, 1, 8, 24)
+    step = lambda part: torch.full((1, 1, *part.shape[-2:]), float(next(calls)))  # noqa: E731
+    row = decode_tiled(step, z, 16, 8)[0, 0, 0]
+    assert row[:8].tolist() == [0.0] * 8 and row[16:].tolist() == [1.0] * 8
+    assert (row.diff() >= 0).all() and row.diff().max() < 0.2
+
+
+def test_a_tile_is_all_that_is_decoded_at_once() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def decode(part: Tensor) -> Tensor:
+        seen.append(tuple(part.shape[-2:]))
+        return enlarge(part)
+
+    decode_tiled(decode, torch.zeros(1, 4, 33, 20), 16, 4)
+    assert set(seen) == {(16, 16)} and len(seen) == len(starts(33, 16, 4)) * len(starts(20, 16, 4))
+
+
+def test_tiles_cover_the_side() -> None:
+    for length in range(1, 40):
+        places = starts(length, 8, 3)
+        covered = {i for s in places for i in range(s, min(s + 8, length))}
+        assert covered == set(range(length)) and len(places) == len(set(places))
+
+
+def test_the_feather_of_two_neighbours_sums_to_one() -> None:
+    weight = feather(16, 6)
+    torch.testing.assert_close(weight[-6:] + weight[:6], torch.ones(6))
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        decode_tiled(enlarge, torch.zeros(1, 1, 8, 8), 4, 4)
+    with pytest.raises(ValueError, match="multiples"):
+        encode_tiled(lambda p: F.avg_pool2d(p, 4), torch.zeros(1, 3, 32, 32), 16, 6)
