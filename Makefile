@@ -29,7 +29,7 @@ export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 1073741824
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-fast lint format data weights lessons exercises bench lock clean
+.PHONY: help lab test test-fast lint format data weights lessons exercises site bench lock clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -84,6 +84,9 @@ lessons: $(READY) ## execute notebooks/text/*.py into notebooks/*.ipynb (one of 
 exercises: $(READY) ## build solutions/*.ipynb and exercises/*.ipynb from solutions/text/*.py
 	$(PY) solutions/build.py
 
+site: $(READY) ## build the lessons and the reference as web pages into build/site
+	$(PY) docs/site/build.py
+
 bench: $(READY) ## time a training step and text to picture on this machine
 	$(PY) -m ldm_edu bench train-step
 	$(PY) -m ldm_edu bench generate
@@ -114,5 +117,5 @@ $(READY): pyproject.toml constraints.txt
 	set -ex; \
 	$(PY) -m pip install $$quiet -c constraints.txt hatchling editables; \
 	$(PY) -m pip install $$quiet $${index:+--extra-index-url "$$index"} -c constraints.txt --no-build-isolation \
-	  -e '.[lab,test,train,data]'
+	  -e '.[lab,test,train,data,docs]'
 	@touch '$(READY)'

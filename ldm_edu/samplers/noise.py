@@ -43,7 +43,7 @@ class Rng:
 
 
 def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """The noise that pictures start from: (B, *shape) float32 on the CPU, one picture a seed.
+    """The noise that pictures start from: ``(B, *shape)`` float32 on the CPU, one picture a seed.
 
     Parameters
     ----------
