@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 import torch.nn.functional as F
 from einops import rearrange
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from PIL import Image
@@ -22,7 +24,8 @@ from ldm_edu.viz.figures import as_array, grid, show, spread
 from ldm_edu.viz.style import INK, RULE, Drawing, drawing, look
 
 HEAT = "cividis"  # dark blue to yellow, of rising lightness: it reads the same to the colour-blind, and in print
-SEEN = 0.3  # how much of the grey picture shows through
+SEEN = 0.18  # how much of the grey picture shows through
+ACROSS = 8  # pictures in a line
 SIDE = 112  # of a picture on the page, in pixels
 
 
@@ -44,6 +47,8 @@ def heat_strip(
         if the numbers of pictures, words and maps do not agree.
     """
     _check(images, heat, words, rows)
+    if len(images) == 1 and not rows:
+        return _wrapped(images[0], heat[0], words, _laid(images, heat)[0], alt)
     cell, left = 1.0, 0.12 + (0.8 if rows else 0.0)
     laid = _laid(images, heat)
     with look():
@@ -54,20 +59,51 @@ def heat_strip(
                 axes = place(r, c)
                 show(axes, array)
                 if r == 0:
-                    heading = words[c - 1] if c else "picture"
-                    axes.set_title(heading, loc="center", fontsize=9, fontweight="normal", pad=4)
+                    _title(axes, words[c - 1] if c else "picture")
                 if c:
-                    axes.set_xlabel(f"{100 * float(heat[r, c - 1].mean()):.0f} %", fontsize=8.5, labelpad=2)
+                    axes.set_xlabel(_share(heat[r, c - 1]), fontsize=8.5, labelpad=2)
                 elif rows:
                     axes.set_ylabel(rows[r], rotation=0, ha="right", va="center", labelpad=6, color=INK)
-        wide, high = figure.get_size_inches()
-        scale = figure.add_axes(((wide - 0.62) / wide, 1 - (0.3 + cell) / high, 0.1 / wide, cell / high))
-        bar = figure.colorbar(ScalarMappable(cmap=HEAT), cax=scale, ticks=[0, 1])
-        bar.ax.set_yticklabels(["0", "most"], fontsize=8)
-        bare_words = ", ".join(f"{word} {100 * float(heat[:, i].mean()):.0f} %" for i, word in enumerate(words))
-        return drawing(
-            figure, alt or f"Heat maps over a picture, one a word, with the share of attention: {bare_words}."
-        )
+        _scale(figure, 0.3, cell)
+        return drawing(figure, alt or _told(heat, words))
+
+
+def _wrapped(image: Tensor, heat: Tensor, words: Sequence[str], laid: list[np.ndarray], alt: str) -> Drawing:
+    """One picture and its words, in as many lines as they need."""
+    cell, across = 1.0, min(ACROSS, len(words) + 1)
+    lines = math.ceil((len(words) + 1) / across)
+    with look():
+        figure = Figure(figsize=(0.12 + across * (cell + 0.06) + 0.75, 0.1 + lines * (cell + 0.54)))
+        place = grid(figure, lines, across, cell, cell + 0.48, gap=(0.06, 0.06), margin=(0.12, 0.3))
+        for i, array in enumerate([as_array(image), *laid]):
+            axes = place(*divmod(i, across))
+            show(axes, array)
+            _title(axes, words[i - 1] if i else "picture")
+            if i:
+                axes.set_xlabel(_share(heat[i - 1]), fontsize=8.5, labelpad=2)
+        _scale(figure, 0.3, cell)
+        return drawing(figure, alt or _told(heat[None], words))
+
+
+def _title(axes: Axes, words: str) -> None:
+    axes.set_title(words, loc="center", fontsize=9, fontweight="normal", pad=4)
+
+
+def _share(heat: Tensor) -> str:
+    return f"{100 * float(heat.mean()):.0f} %"
+
+
+def _scale(figure: Figure, top: float, cell: float) -> None:
+    """The scale of the colours, at the right end of the first line."""
+    wide, high = figure.get_size_inches()
+    axes = figure.add_axes(((wide - 0.62) / wide, 1 - (top + cell) / high, 0.1 / wide, cell / high))
+    bar = figure.colorbar(ScalarMappable(cmap=HEAT), cax=axes, ticks=[0, 1])
+    bar.ax.set_yticklabels(["0", "most"], fontsize=8)
+
+
+def _told(heat: Tensor, words: Sequence[str]) -> str:
+    shares = ", ".join(f"{word} {_share(heat[:, i])}" for i, word in enumerate(words))
+    return f"Heat maps over a picture, one a word, with the share of attention: {shares}."
 
 
 def explore_words(images: Tensor, heat: Tensor, words: Sequence[str], *, title: str = "") -> "WordExplorer":
@@ -119,7 +155,7 @@ class WordExplorer:
     def _page(self, place: int, laid: list[np.ndarray]) -> str:
         figures = [_figure(as_array(self.images[place]), f"estimate, step {place + 1}")]
         for word, array, heat in zip(self.words, laid, self.heat[place], strict=True):
-            figures.append(_figure(array, f"{word}: {100 * float(heat.mean()):.0f} %"))
+            figures.append(_figure(array, f"{word}: {_share(heat)}"))
         return f'<div style="display: flex; flex-wrap: wrap; gap: 8px">{"".join(figures)}</div>'
 
     def __repr__(self) -> str:
