@@ -1,5 +1,6 @@
 """Figures and widgets: one visual language for every lesson, readable on light and dark pages."""
 
+from ldm_edu.viz.compare import Compared, compare
 from ldm_edu.viz.environment import environment
 from ldm_edu.viz.explore import Explorer, explore
 from ldm_edu.viz.figures import channels, film_strip, matrix, schedule_curve, sheet
@@ -11,6 +12,7 @@ from ldm_edu.viz.system_map import system_map
 
 __all__ = [
     "Choice",
+    "Compared",
     "Drawing",
     "Explorer",
     "Gallery",
@@ -19,6 +21,7 @@ __all__ = [
     "Quiz",
     "Table",
     "channels",
+    "compare",
     "environment",
     "explore",
     "film_strip",
