@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ldm_edu.conditioning import Conditioning as Conditioning
     from ldm_edu.config import EMOJI as EMOJI
+    from ldm_edu.config import FASHION as FASHION
     from ldm_edu.config import PRESETS as PRESETS
     from ldm_edu.config import SD15 as SD15
     from ldm_edu.config import SHAPES as SHAPES
@@ -60,7 +61,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "conditioning": ("Conditioning",),
-    "config": ("EMOJI", "PRESETS", "SD15", "SHAPES", "TOY", "Preset"),
+    "config": ("EMOJI", "FASHION", "PRESETS", "SD15", "SHAPES", "TOY", "Preset"),
     "counts": ("parameter_counts",),
     "guidance": ("cfg", "interval", "rescale"),
     "latent_diffusion": ("LatentDiffusion",),

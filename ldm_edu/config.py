@@ -217,4 +217,25 @@ SHAPES = Preset(
     prediction="v",
 )
 
-PRESETS = {preset.name: preset for preset in (TOY, EMOJI, SHAPES, SD15)}
+FASHION = Preset(  # diffuses pixels, one of ten classes told: small enough to train while a lesson is read
+    name="fashion",
+    size=28,
+    unet=UNetConfig(
+        in_channels=1,
+        out_channels=1,
+        channels=16,
+        mults=(1, 2, 2),
+        blocks=1,
+        depth=(0, 0, 1),
+        mid_depth=0,
+        context_dim=None,
+        heads=2,
+        vector_dim=16,
+        groups=4,
+    ),
+    autoencoder=None,
+    text=None,
+    classes=10,
+)
+
+PRESETS = {preset.name: preset for preset in (TOY, FASHION, SHAPES, EMOJI, SD15)}

@@ -20,16 +20,16 @@ GAP = 8
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """A picture (3, H, W) in [-1, 1] as 8-bit RGB; values outside are clipped.
+    """A picture (3, H, W), or a grey one (1, H, W), in [-1, 1] as 8-bit RGB; values outside are clipped.
 
     Raises
     ------
     ValueError
         if the tensor has another shape.
     """
-    if image.ndim != 3 or image.shape[0] != 3:
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
         raise ValueError(f"expected a picture of shape (3, H, W), not {tuple(image.shape)}")
-    levels = ((image.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()  # (3, H, W)
+    levels = ((image.expand(3, -1, -1).detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()  # (3, H, W)
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())  # (H, W, 3)
 
 

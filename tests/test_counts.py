@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from ldm_edu.conditioning import ClassConditioner
 from ldm_edu.config import PRESETS, SD15, TOY, Preset
 from ldm_edu.counts import parameter_counts
 from ldm_edu.models.autoencoder import AutoencoderKL
@@ -40,6 +41,8 @@ def test_the_parts_add_up_to_the_models(preset: Preset) -> None:
             models.append(CLIP(preset.text, preset.vision, preset.embed_dim))
         elif preset.text:
             models.append(TextEncoder(preset.text))
+        if preset.classes and preset.unet.vector_dim:
+            models.append(ClassConditioner(preset.classes, preset.unet.vector_dim))
     assert total == sum(p.numel() for model in models for p in model.parameters())
 
 

@@ -24,7 +24,7 @@ def test_values_become_levels_and_are_clipped() -> None:
     assert (levels[..., 0] == 255).all()
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (8, 8, 3), (1, 3, 8, 8)])
+@pytest.mark.parametrize("shape", [(2, 8, 8), (8, 8, 3), (1, 3, 8, 8)])
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=str(shape[0])):
         to_pil(torch.zeros(shape))
@@ -79,3 +79,9 @@ def test_nothing_is_left_where_a_picture_cannot_be_saved(tmp_path: Path) -> None
     with pytest.raises(SaveError, match="not saved"):
         save_png(tmp_path / "file" / "sheet.png", plain("red"))
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_grey_picture_is_drawn_in_three_equal_colours() -> None:
+    levels = np.asarray(to_pil(torch.linspace(-1, 1, 6).reshape(1, 2, 3)))
+    assert levels.shape == (2, 3, 3)
+    assert (levels == levels[:, :, :1]).all() and levels.min() == 0 and levels.max() == 255

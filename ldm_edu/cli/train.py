@@ -21,7 +21,9 @@ def train(
     network: Annotated[
         Network, typer.Argument(help="What to train. In this order: classifier, vae, decoder, clip, unet.")
     ],
-    preset: Annotated[str, typer.Option(help="toy, shapes or emoji; for a classifier: perceptual or judge.")] = "emoji",
+    preset: Annotated[
+        str, typer.Option(help="toy, shapes or emoji; unet: fashion too; classifier: perceptual or judge.")
+    ] = "emoji",
     out: Annotated[Path | None, typer.Option(help="The checkpoint folder; left out: runs/PRESET.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in all; left out: the recipe's.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures a step; left out: the recipe's.")] = None,
@@ -71,6 +73,7 @@ def _run(
     start: Path | None,
     **changes: int | None,
 ) -> "Run":
+    from ldm_edu.config import PRESETS
     from ldm_edu.training import recipes, runs
 
     if start is not None and network != "unet":
@@ -88,6 +91,9 @@ def _run(
     if network == "clip":
         clip = dataclasses.replace(_recipe(recipes.CLIPS, network, preset), **given)
         return runs.clip_run(runs.preset_named(preset), clip, folder, device)
+    if start is None and preset in PRESETS and PRESETS[preset].autoencoder is None:
+        pixels = dataclasses.replace(_recipe(recipes.UNETS, network, preset), **given)
+        return runs.pixels_run(PRESETS[preset], pixels, folder, device)
     unet = dataclasses.replace(_recipe(recipes.UNETS_ON if start else recipes.UNETS, network, preset), **given)
     return runs.unet_run(runs.preset_named(preset), unet, folder, device, start=start)
 

@@ -71,7 +71,7 @@ class UNetRecipe:
     lr: float
     decay: float = 0.4  # the share of the run, its last, in which the learning rate falls to 0
     drop: float = 0.1  # share of conditions replaced by the blank one (Ho and Salimans 2022)
-    gamma: float = 5.0  # ceiling of the min-SNR weight (Hang et al. 2023)
+    gamma: float | None = 5.0  # ceiling of the min-SNR weight (Hang et al. 2023); None: no weight (Ho et al. 2020)
     floor: float = 1.0  # and its floor (Salimans and Ho 2022)
     ema_decay: float = 0.999
     joint_text: bool = (
@@ -122,11 +122,12 @@ CLIPS = {
 
 UNETS = {
     "toy": UNetRecipe(steps=40, batch=8, lr=1e-3, ema_decay=0.9),
+    "fashion": UNetRecipe(steps=420, batch=32, lr=2e-3, gamma=None),
     "shapes": UNetRecipe(steps=2000, batch=64, lr=1e-3, joint_text=True),
     "emoji": UNetRecipe(steps=3500, batch=64, lr=8e-4, narrow_from=0.36),
 }
 
 UNETS_ON = {  # from trained weights on: `ldm-edu train unet --start FOLDER`
     "toy": UNetRecipe(steps=20, batch=8, lr=5e-4, ema_decay=0.9),
-    "emoji": UNetRecipe(steps=2000, batch=64, lr=4e-4, decay=0.8, narrow_from=0.0, seed=5),
+    "emoji": UNetRecipe(steps=1500, batch=64, lr=4e-4, decay=0.8, narrow_from=0.0, seed=5),
 }

@@ -14,8 +14,10 @@ from torch import nn
 
 from ldm_edu.checkpoint.io import load_into, load_preset, load_tensors, save_checkpoint, save_tensors
 from ldm_edu.classifiers import load_classifier, save_classifier
+from ldm_edu.conditioning import ClassConditioner
 from ldm_edu.config import PRESETS, Preset
 from ldm_edu.datasets.emoji import STYLES, emoji_labels
+from ldm_edu.datasets.fashion import FashionTensors, fashion_tensors
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.classifier import Classifier
 from ldm_edu.models.clip import CLIP, TextEncoder
@@ -199,6 +201,52 @@ def unet_run(
         save_tensors(folder, "unet", averaged.state_dict())
 
     return Run(task, recipe.steps, recipe.seed, export)
+
+
+def pixels_run(preset: Preset, recipe: UNetRecipe, folder: Path, device: torch.device) -> Run:
+    """Train a class-conditional U-Net on pixels; its export writes the whole checkpoint ``folder``."""
+    task = pixels_task(preset, recipe, fashion_tensors("train"), device)
+
+    def export() -> None:
+        averaged = {name: part.state_dict() for name, part in pixels_parts(task).items()}
+        save_checkpoint(folder, preset, averaged)
+
+    return Run(task, recipe.steps, recipe.seed, export)
+
+
+def pixels_task(preset: Preset, recipe: UNetRecipe, data: FashionTensors, device: torch.device) -> DiffusionTask:
+    """A new U-Net and a new table of classes, learning from pictures and their labels; the recipe's seed decides them.
+
+    Raises
+    ------
+    ValueError
+        if the preset is none of pixels and classes.
+    """
+    if preset.autoencoder or preset.text or preset.classes is None or preset.unet.vector_dim is None:
+        raise ValueError(f"the preset {preset.name} does not draw pixels from classes; choose fashion")
+    torch.manual_seed(recipe.seed)
+    model = UNet(preset.unet).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    nn.init.zeros_(model.conv_out.weight)  # the first prediction is 0, its mean: training starts calm
+    conditioner = ClassConditioner(preset.classes, preset.unet.vector_dim).to(device)
+    return DiffusionTask(
+        model,
+        make_schedule(preset.schedule),
+        preset.prediction,
+        sources.class_batches(data.images, data.labels, conditioner, drop=recipe.drop),
+        batch=recipe.batch,
+        lr=recipe.lr,
+        ema_decay=recipe.ema_decay,
+        decay=recipe.decay,
+        gamma=recipe.gamma,
+        floor=recipe.floor,
+        encoder=conditioner,
+    )
+
+
+def pixels_parts(task: DiffusionTask) -> dict[str, nn.Module]:
+    """The averaged networks of a `pixels_task`, by the names of a checkpoint's parts: unet, classes."""
+    averaged = task.ema.model
+    return {"unet": averaged["unet"], "classes": averaged["text"]}  # type: ignore[index]
 
 
 def preset_named(name: str) -> Preset:

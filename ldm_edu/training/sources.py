@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ldm_edu.conditioning import ClassConditioner
 from ldm_edu.config import Preset
 from ldm_edu.datasets.backgrounds import PALETTE, background, composite, random_backgrounds
 from ldm_edu.datasets.emoji import EmojiTensors, emoji_tensors, on_background
@@ -154,6 +155,23 @@ def diffusion_batches(
             return DiffusionBatch(latents[rows], context=states[texts].to(device))
         with autocast(device):
             return DiffusionBatch(latents[rows], context=encoder(tokens[texts].to(device)).last)
+
+    return draw
+
+
+def class_batches(
+    images: Tensor, labels: Tensor, conditioner: ClassConditioner, *, drop: float
+) -> Callable[[torch.Generator, int, float], DiffusionBatch]:
+    """Pictures (N, C, H, W) with the vectors of their classes (N,); a share ``drop`` has the blank one.
+
+    The vectors are looked up anew in each step, with gradients, because the table learns along.
+    """
+
+    def draw(rng: torch.Generator, n: int, progress: float) -> DiffusionBatch:
+        rows = torch.randint(len(images), (n,), generator=rng)
+        blank = torch.rand(n, generator=rng) < drop
+        told = [None if b else int(label) for b, label in zip(blank, labels[rows], strict=True)]
+        return DiffusionBatch(images[rows], vector=conditioner(told).vector)
 
     return draw
 

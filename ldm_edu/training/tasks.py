@@ -250,7 +250,8 @@ class DiffusionTask(_Task):
 
     ``batches`` gives clean latents and their conditions, with conditions already dropped for classifier-free guidance
     (Ho and Salimans 2022, algorithm 1). Time steps are spread evenly over the batch (Kingma et al. 2021, appendix I.1),
-    which lowers the variance of the loss. ``encoder``: a text encoder that is trained along (Rombach et al. 2022).
+    which lowers the variance of the loss. ``encoder``: a text encoder that is trained along (Rombach et al. 2022),
+    or a table of classes.
     """
 
     def __init__(
