@@ -3,7 +3,7 @@
 from typing import Any
 
 from docutils import nodes
-from docutils.utils.math.latex2mathml import tex2mathml
+from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
 import ldm_edu
@@ -49,13 +49,12 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"index": []}
+html_sidebars = {"index": [], "lessons/*": []}  # the bar at the top lists the lessons
 
 
 def mathml(text: str, block: bool) -> str:
     """A formula as MathML: browsers draw it themselves, without a script from elsewhere."""
-    lines = "\\\\" in text and "\\begin" not in text
-    return str(tex2mathml(f"\\begin{{align*}}{text}\\end{{align*}}" if lines else text, as_block=block))
+    return convert(text, display="block" if block else "inline")
 
 
 def visit_inline(self: Any, node: nodes.math) -> None:
