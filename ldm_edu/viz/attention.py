@@ -25,7 +25,7 @@ from ldm_edu.viz.style import INK, RULE, Drawing, drawing, look
 
 HEAT = "cividis"  # dark blue to yellow, of rising lightness: it reads the same to the colour-blind, and in print
 SEEN = 0.18  # how much of the grey picture shows through
-ACROSS = 8  # pictures in a line
+ACROSS = 9  # pictures in a line
 SIDE = 112  # of a picture on the page, in pixels
 
 
