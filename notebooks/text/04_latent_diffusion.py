@@ -303,7 +303,7 @@ matrix(
 )
 
 # %% [markdown]
-# **What to see.** Equal time, unequal pictures. Look at the background first: is it white? Then look for a closed
+# **What to see.** Equal time, unequal numbers of steps. Look at the background first: is it white? Then look for a closed
 # outline, and then for a thing you could name. Neither row is good: a minute is a minute.
 
 # %% [markdown]
@@ -416,7 +416,7 @@ compare(*explorers)
 # - The training step and the drawing loop are those of pixel diffusion, word for word. Only the tensors are smaller.
 # - Here a latent has a twelfth of a picture's numbers and a sixteenth of its places; the work of a step falls with the
 #   places.
-# - At equal time the latent model sees more pictures, and draws better ones.
+# - At equal time the latent model sees several times as many pictures. The table says what that was worth here.
 # - The decoder sets a ceiling. What the autoencoder loses, no U-Net brings back.
 
 # %% [markdown]
