@@ -852,8 +852,8 @@ print(f"ddim, 50 evaluations: trailing {trailing_50:.3f}, karras {limit:.3f}")
 # %% [markdown]
 # **What to see.** With 5 and 10 evaluations *leading* is behind *trailing*: it starts with pure noise at a level
 # where some picture should be left already, and so follows another path. With 5 evaluations *trailing* is the best
-# place to ask. With 20, *karras* wins by far: the evenly timed runs take their last step from a level that still
-# holds noise, and that one large step is an error that no order removes. The second line above says that DDIM gains
+# place to ask. With 20, *karras* wins by far: the evenly timed runs end with one very large
+# stride of $\lambda$, and that is an error that no order removes. The second line above says that DDIM gains
 # from it too.
 #
 # ## Samplers that draw fresh noise
@@ -925,8 +925,9 @@ Table(
 assert drift["ddpm"][-1] > 5 * drift["ddim"][-1]
 
 # %% [markdown]
-# **What to see.** DDIM's row is one picture that gets its details. DDPM's row holds a new picture at every number of
-# steps, and its distance to the reference does not go to zero. That is no defect; but you cannot preview with it.
+# **What to see.** DDIM's row is one picture that gets its details. DDPM's row holds another version at every number of
+# steps (prompt and guidance keep the subject; outline and shading change), and its distance to the reference does not
+# fall towards zero. That is no defect; but you cannot preview with it.
 #
 # ## Play: the samplers side by side
 #
