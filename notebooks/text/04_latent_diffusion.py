@@ -303,8 +303,8 @@ matrix(
 )
 
 # %% [markdown]
-# **What to see.** Equal time, unequal numbers of steps. Look at the background first: is it white? Then look for a closed
-# outline, and then for a thing you could name. Neither row is good: a minute is a minute.
+# **What to see.** Equal time, unequal numbers of steps. Look at the background first: is it white? Then look for a
+# closed outline, and then for a thing you could name. Neither row is good: a minute is a minute.
 
 # %% [markdown]
 # ## The claim
