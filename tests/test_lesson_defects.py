@@ -76,7 +76,7 @@ DEFECTS = [
         *(
             "ldm_edu.samplers",
             "ddpm",
-            "right(args[0], args[1], args[2], rng=importlib.import_module('ldm_edu').Rng([9]))",
+            "right(args[0], 1.001 * args[1], *args[2:], **named)",
         ),
     ),
     Defect(
