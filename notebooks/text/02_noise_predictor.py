@@ -298,7 +298,7 @@ for i in range(4):
     print(f"t = {int(t[i]):3}: SNR {snr[i]:10.4f}, an error of 0.01 in eps is one of {0.01 / snr[i]:.5f} in x0")
 
 # %% [markdown]
-# At $t = 999$ a tiny error of the noise is a large one of the picture. A noise predictor therefore starts a run with wild
+# At $t = 999$ a tiny error of the noise is a large one of the picture. A noise predictor therefore starts a run with grainy
 # estimates; you will see them. The models of lesson 00 predict $v$, which is well-behaved at both ends. This lesson
 # predicts noise, as the first paper did.
 
@@ -739,7 +739,7 @@ steps = list(
 film_strip(steps)
 
 # %% [markdown]
-# **What to see.** Above the sample, below the estimate $\hat x_0$. The first estimates are wild, since a noise predictor's
+# **What to see.** Above the sample, below the estimate $\hat x_0$. The first estimates are grainy, since a noise predictor's
 # error is blown up there; then a blur in the right place, then a shape. The sample itself shows nothing until late.
 #
 # Now step through it. Click on the slider and use the arrow keys. (On a page where nothing runs you see the strip.)
