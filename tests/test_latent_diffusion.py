@@ -163,7 +163,8 @@ def test_half_precision_networks_give_full_precision_pictures(toy: LatentDiffusi
     images = model.decode(draw(model, ["red apple"]))
     assert images.dtype == torch.float32
     assert model.encode(images).dtype == torch.float32
-    torch.testing.assert_close(images, toy.decode(draw(toy, ["red apple"])), rtol=0.1, atol=0.1)
+    difference = (images - toy.decode(draw(toy, ["red apple"]))).abs()  # a single value may be rounded far off
+    assert difference.mean() < 0.03 and difference.max() < 0.3, (difference.mean(), difference.max())
 
 
 # --- saving and loading ---------------------------------------------------------------------------------------------
@@ -220,8 +221,9 @@ def test_a_folder_called_like_a_shipped_checkpoint(
 @pytest.mark.parametrize("name", sorted(shipped_checkpoints()))
 def test_shipped_checkpoints_draw(name: str) -> None:
     model = LatentDiffusion.from_pretrained(name)
-    image = model.decode(draw(model, ["a red apple"]))
-    assert image.shape == (1, 3, model.preset.size, model.preset.size) and image.isfinite().all()
+    image = model.decode(draw(model, [3] if model.preset.classes else ["a red apple"]))
+    channels = model.preset.autoencoder.in_channels if model.preset.autoencoder else model.preset.unet.in_channels
+    assert image.shape == (1, channels, model.preset.size, model.preset.size) and image.isfinite().all()
 
 
 def test_files_that_are_no_folder_are_refused(tmp_path: Path) -> None:
