@@ -58,6 +58,8 @@ def clean(notebook: Any) -> Any:
     for place, cell in enumerate(notebook.cells):
         cell.id = f"{place:02d}-{sha256(cell.source.encode()).hexdigest()[:8]}"
         cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
+        if "hide-input" in cell.metadata.get("tags", []):  # what the site's builder hides, JupyterLab folds away
+            cell.metadata["jupyter"] = {"source_hidden": True}
         for output in cell.get("outputs", []):
             if "data" in output:
                 output.data.pop(WIDGET, None)

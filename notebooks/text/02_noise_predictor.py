@@ -712,7 +712,7 @@ matrix(
 )
 
 # %% [markdown]
-# **What to see.** The shipped model's pictures are ragged, and yet you can tell most classes apart. Yours had a quarter
+# **What to see.** The shipped model's pictures are ragged, and yet you can tell most classes apart. Yours had a twentieth
 # of its steps: at best you see that something stands in the middle of a dark picture, and how wide it is. Nothing but
 # the length of the training differs. Neither is finished; the card `data/checkpoints/fashion/README.md` says what the
 # shipped model was given.
@@ -749,7 +749,7 @@ from ldm_edu.viz import explore
 
 name = "trousers"
 run = shipped.generate([FASHION_CLASSES.index(name)], seeds=[5], steps=40, guidance=1.0, sampler=samplers.ddpm)
-explore(run, shipped.decode, title=name)
+explore(run, title=name)
 
 # %% [markdown]
 # **Try it.** Change `name` to another class. Find the step at which you could have said which class it is. Then set

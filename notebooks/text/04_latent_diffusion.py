@@ -28,14 +28,14 @@
 #
 # **You need** lessons 01 to 03.
 #
-# **Time**: about 4 minutes of computing on two processor cores (two of them are two trainings of one minute each), half
+# **Time**: about three minutes of computing on two processor cores (most of it two trainings of 80 seconds each), half
 # an hour of reading and playing.
 
 # %% [markdown]
 # ## The pictures, encoded once
 #
-# Animals, plants and food from the emoji set, in one style, on white. A small set, so that one minute of training can
-# show something.
+# Animals, plants and food from the emoji set, in one style, on white. A small set, so that a little training can show
+# something.
 
 # %%
 import torch
@@ -225,7 +225,7 @@ for model in (pixel_model, latent_model):
     torch.testing.assert_close(model.decode(mine.x), model.decode(theirs.x), rtol=1e-2, atol=1e-2)
 
 # %% [markdown]
-# ## A minute each
+# ## The same time for each
 #
 # Now the race. Both models get the same pictures, the same batch, the same learning rate and **the same time**. Whoever
 # has had less time takes the next step; so they go forward side by side, and if another program keeps the processor
@@ -236,7 +236,7 @@ for model in (pixel_model, latent_model):
 import time
 from dataclasses import dataclass, field
 
-SECONDS, BATCH, LEARNING_RATE = 60.0, 16, 1e-3
+SECONDS, BATCH, LEARNING_RATE = 80.0, 16, 1e-3
 
 
 @dataclass
@@ -304,7 +304,7 @@ matrix(
 
 # %% [markdown]
 # **What to see.** Equal time, unequal numbers of steps. Look at the background first: is it white? Then look for a
-# closed outline, and then for a thing you could name. Neither row is good: a minute is a minute.
+# closed outline, and then for a thing you could name. Neither row is good: eighty seconds are not much.
 
 # %% [markdown]
 # ## The claim
@@ -382,7 +382,7 @@ print(f"the ceiling: {COUNT} real pictures {real:.1f}, the same encoded and deco
 # - The latent model had many more looks at each picture. That is not unfair, it is the point: time is what is equal.
 # - Both have the same layers. A pixel model of another build, with more levels for instance, might do better than
 #   this one.
-# - How far a minute goes depends on the machine. On a slow or busy one it holds few steps: look at how many the race
+# - How far so short a time goes depends on the machine. On a slow or busy one it holds few steps: look at how many the race
 #   printed. Where the pixel model has made a few dozen at most, the ratio says which of the two is sooner out of pure
 #   noise, and not yet which draws better things.
 
