@@ -122,7 +122,7 @@ CLIPS = {
 
 UNETS = {
     "toy": UNetRecipe(steps=40, batch=8, lr=1e-3, ema_decay=0.9),
-    "fashion": UNetRecipe(steps=420, batch=32, lr=2e-3, gamma=None),
+    "fashion": UNetRecipe(steps=2000, batch=32, lr=2e-3, gamma=None),
     "shapes": UNetRecipe(steps=2000, batch=64, lr=1e-3, joint_text=True),
     "emoji": UNetRecipe(steps=3500, batch=64, lr=8e-4, narrow_from=0.36),
 }
