@@ -5,14 +5,19 @@ laid beside the noisy sample. A family fills what it has. The blank condition is
 prompt, or a vector of zeros. It is what guidance steers away from (Ho and Salimans 2022, equation 6).
 """
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from ldm_edu.models.clip import TextEncoder
+from ldm_edu.prompts import Chunks, chunks
 from ldm_edu.tokenizer import Tokenizer
+
+MOST_REPEATS = 4  # how often the longest context is repeated to be as long as the others
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Conditioning:
         Raises
         ------
         ValueError
-            if one has a part that another lacks, or of another size.
+            if one has a part that another lacks, or of another size (prompts of 5 and 7 windows, say).
         """
         joined: dict[str, Tensor] = {}
         for field in fields(Conditioning):
@@ -62,7 +67,10 @@ class Conditioning:
                 continue
             if len(present) < len(parts) or len({part.shape[1:] for part in present}) > 1:
                 found = ", ".join("none" if part is None else str(tuple(part.shape)) for part in parts)
-                raise ValueError(f"{field.name} of shapes {found} make no batch; make all with the same conditioner")
+                raise ValueError(
+                    f"{field.name} of shapes {found} make no batch; make all with the same conditioner, and "
+                    "draw prompts of very different lengths by themselves"
+                )
             joined[field.name] = torch.cat(present)
         return Conditioning(**joined)
 
@@ -74,22 +82,67 @@ class Conditioning:
         return Conditioning(**{name: None if part is None else change(part) for name, part in values.items()})
 
 
+def as_long_as_each_other(conditions: Sequence[Conditioning]) -> list[Conditioning]:
+    """The same conditions with contexts of one length, each repeated whole as often as it takes.
+
+    Softmax attention over a sequence repeated gives what attention over it once gives, so nothing changes but the
+    shape. As they were, where the longest would have to be repeated more than `MOST_REPEATS` times.
+    """
+    lengths = [cond.context.shape[1] for cond in conditions if cond.context is not None]
+    if len(lengths) < len(conditions) or math.lcm(*lengths) > MOST_REPEATS * max(lengths):
+        return list(conditions)
+    return [
+        replace(cond, context=cond.context.repeat(1, math.lcm(*lengths) // cond.context.shape[1], 1))
+        for cond in conditions
+        if cond.context is not None
+    ]
+
+
 class TextConditioner:
-    """Prompts as the states of all their tokens (Rombach et al. 2022, section 3.3)."""
+    """Prompts as the states of all their tokens (Rombach et al. 2022, section 3.3).
+
+    Two things go beyond the paper, both as people are used to from Stable Diffusion. A prompt longer than the encoder's
+    window is read in several, and the U-Net attends to the states of all. And a word in parentheses counts more (see
+    `ldm_edu.prompts`): its state is moved along the line from the blank prompt's state at the same place,
+    ``blank + weight * (state - blank)``, just as guidance moves the estimate. Weight 0 is as if nothing stood there.
+    """
 
     def __init__(self, tokenizer: Tokenizer, encoder: TextEncoder) -> None:
         self.tokenizer, self.encoder = tokenizer, encoder
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
-        """Prompts to a context (B, L, D). Padding is attended to as well: Stable Diffusion was trained so.
+        """Prompts to a context (B, n * L, D), n windows of L tokens.
+
+        Padding is attended to as well: Stable Diffusion was trained so. Where prompts need different numbers of
+        windows, each is repeated whole until all are of one length: attention over a sequence twice is attention over
+        it once, so a picture does not depend on its neighbours' prompts.
 
         Raises
         ------
         TypeError
             for a prompt by itself; pass a list.
+        ValueError
+            if there is no prompt, or they are of lengths that make no batch: 5 and 7 windows would be repeated to 35.
         """
-        tokens = self.tokenizer(prompts)  # (B, L)
-        return Conditioning(context=self.encoder(tokens.to(self.encoder.position.device)).last)
+        if isinstance(prompts, str):
+            raise TypeError(f"pass a list of prompts, [{prompts[:20]!r}], not a single one")
+        if not prompts:
+            raise ValueError("no prompts: give one a picture, [''] for the blank condition")
+        read = {prompt: chunks(self.tokenizer, prompt) for prompt in dict.fromkeys(prompts)}
+        states = self._states(list(read.values()))  # one a different prompt, each (1, n L, D)
+        alike = as_long_as_each_other([Conditioning(context=each) for each in states])
+        known = dict(zip(read, alike, strict=True))
+        return Conditioning.cat([known[prompt] for prompt in prompts])
+
+    def _states(self, read: list[Chunks]) -> list[Tensor]:
+        """The states of each prompt, (1, n L, D); all windows are encoded as one batch."""
+        tokens = torch.cat([each.tokens for each in read]).to(self.encoder.position.device)  # (N, L)
+        weights = torch.cat([each.weights for each in read])  # (N, L)
+        states = self.encoder(tokens).last  # (N, L, D)
+        if (weights != 1).any():
+            blank = self.encoder(self.tokenizer([""]).to(tokens.device)).last  # (1, L, D)
+            states = torch.lerp(blank.expand_as(states), states, weights.to(states)[..., None])
+        return [rearrange(part, "n l d -> 1 (n l) d") for part in states.split([len(each.tokens) for each in read])]
 
     def blank(self, n: int = 1) -> Conditioning:
         """The condition of ``n`` pictures without a prompt: that of an empty one."""

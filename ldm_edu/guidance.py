@@ -10,7 +10,7 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from ldm_edu.conditioning import Conditioning
+from ldm_edu.conditioning import Conditioning, as_long_as_each_other
 from ldm_edu.config import Prediction
 from ldm_edu.denoise import Denoiser, NetworkDenoiser, for_batch
 from ldm_edu.prediction import target, to_eps, to_x0
@@ -119,8 +119,8 @@ def _join(cond: Denoiser, uncond: Denoiser, size: int) -> NetworkDenoiser | None
         return None
     if cond.unet is not uncond.unet or cond.prediction != uncond.prediction:
         return None
-    both = [for_batch(branch.cond, size) for branch in (cond, uncond)]
-    if _shapes(both[0]) != _shapes(both[1]):  # contexts of two lengths, say
+    both = as_long_as_each_other([for_batch(branch.cond, size) for branch in (cond, uncond)])
+    if _shapes(both[0]) != _shapes(both[1]):
         return None
     return NetworkDenoiser(cond.unet, cond.prediction, Conditioning.cat(both), cond.levels or uncond.levels)
 

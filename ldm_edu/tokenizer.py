@@ -95,6 +95,15 @@ class Tokenizer:
         """All tokens of a text, without start and end, however many."""
         return list(self._tokens(text))
 
+    def words(self, text: str) -> Iterator[Sequence[int]]:
+        """The tokens of a text, without start and end, word by word: `encode`, not yet joined.
+
+        >>> [len(word) for word in Tokenizer().words("a photograph, unphotogenic")]
+        [1, 1, 1, 2]
+        """
+        for run in _RUN.finditer(_utf8(text)):
+            yield from self._run_words(run[0])
+
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of some tokens, in lower case, one space after each word; start and end are left out.
 
@@ -123,9 +132,13 @@ class Tokenizer:
             yield from self._run_tokens(run[0])
 
     def _run_tokens(self, run: str) -> Sequence[int]:
+        return [token for word in self._run_words(run) for token in word]
+
+    def _run_words(self, run: str) -> Iterator[Sequence[int]]:
         if run in (START, END):
-            return (self.start if run == START else self.end,)
-        return [token for word in _words(_lower(run)) for token in _byte_pairs(word, self.vocab)]
+            yield (self.start if run == START else self.end,)
+        else:
+            yield from (_byte_pairs(word, self.vocab) for word in _words(_lower(run)))
 
 
 @dataclass(frozen=True)

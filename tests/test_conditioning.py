@@ -6,6 +6,7 @@ import torch
 from ldm_edu.conditioning import ClassConditioner, Conditioning, TextConditioner
 from ldm_edu.config import TOY
 from ldm_edu.models.clip import TextEncoder
+from ldm_edu.nn.attention import attend
 from ldm_edu.tokenizer import Tokenizer
 
 
@@ -29,9 +30,44 @@ def test_an_empty_prompt_is_the_blank(text: TextConditioner) -> None:
 
 
 def test_a_condition_does_not_depend_on_its_neighbours(text: TextConditioner) -> None:
-    one, many = text(["red apple"]).context, text(["a", "red apple", "漢" * 99]).context
+    one, many = text(["red apple"]).context, text(["a", "red apple", "(漢)"]).context
     assert one is not None and many is not None
     torch.testing.assert_close(one[0], many[1])
+
+
+def test_prompts_of_different_lengths_are_repeated_to_one_and_attention_does_not_notice(text: TextConditioner) -> None:
+    prompts = ["red apple", "a " * 20, "b " * 40]  # 1, 2 and 3 windows of 14 words
+    many = text(prompts).context
+    assert many is not None and many.shape == (3, 6 * 16, 32)
+    x = torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0))
+    for prompt, row in zip(prompts, many, strict=True):
+        alone = text([prompt]).context
+        assert alone is not None
+        torch.testing.assert_close(attend(x, row[None], row[None]), attend(x, alone, alone))
+    with pytest.raises(ValueError, match="by themselves"):
+        text(["a " * 14 * 5, "b " * 14 * 7])
+
+
+def test_a_long_prompt_is_read_in_windows(text: TextConditioner) -> None:
+    words = ["a b c d e f g h i j k l m n", "o p q r s t u v w x y z a b", "c d"]
+    whole, parts = text([" ".join(words)]).context, text(words).context
+    assert whole is not None and parts is not None
+    torch.testing.assert_close(whole[0], torch.cat(list(parts)))
+
+
+def test_a_weight_moves_a_state_along_the_line_from_the_blank(text: TextConditioner) -> None:
+    blank, plain = text([""]).context, text(["a b"]).context
+    for weight in (0.0, 0.5, 1.0, 2.0):
+        states = text([f"a (b:{weight})"]).context
+        assert states is not None and blank is not None and plain is not None
+        torch.testing.assert_close(states[0, 2], blank[0, 2] + weight * (plain[0, 2] - blank[0, 2]))
+        torch.testing.assert_close(states[0, [0, 1, *range(3, 16)]], plain[0, [0, 1, *range(3, 16)]])
+    assert torch.equal(text(["a (b:1)"]).context, plain)  # type: ignore[arg-type]
+
+
+def test_no_prompts_make_no_condition(text: TextConditioner) -> None:
+    with pytest.raises(ValueError, match="no prompts"):
+        text([])
 
 
 def test_classes_become_rows_of_the_table() -> None:

@@ -23,6 +23,7 @@ LEVELS = {
     "ldm_edu.schedule": 1,
     "ldm_edu.tiling": 1,
     "ldm_edu.tokenizer": 1,
+    "ldm_edu.prompts": 2,
     "ldm_edu.checkpoint": 2,
     "ldm_edu.models": 2,
     "ldm_edu.attention_maps": 3,

@@ -1,0 +1,136 @@
+"""What a prompt says besides its words: weights in parentheses; and prompts longer than the text encoder's window.
+
+>>> [(span.text, round(span.weight, 3)) for span in parse("a (red:1.5) apple on [a (plate)]")]
+[('a ', 1.0), ('red', 1.5), (' apple on ', 1.0), ('a ', 0.909), ('plate', 1.0)]
+
+The notation is the one that people write for Stable Diffusion: ``(word)`` multiplies the weight of what it encloses by
+1.1, ``[word]`` divides it by 1.1, ``(word:1.3)`` multiplies it by 1.3; enclosures multiply. A parenthesis without a
+partner is text, and so is one after a backslash: ``\\\\(``.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from ldm_edu.tokenizer import Tokenizer
+
+EMPHASIS = 1.1  # what a pair of parentheses is worth
+HEAVIEST = 10.0  # no weight goes beyond it, whatever is multiplied
+MOST_CHUNKS = 32  # 2,400 tokens for Stable Diffusion; nobody means more, and attention to it takes its time
+
+_PARTNER = {")": "(", "]": "["}
+_TOKEN = re.compile(r"\\[()\[\]\\]|[()\[\]]|[^()\[\]\\]+|\\")  # an escape, a bracket, text, a backslash by itself
+_NUMBER = re.compile(r":\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*$")  # ":1.3", just before a parenthesis closes
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of a prompt, and how much its words are to count: 1 is as written."""
+
+    text: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """A prompt as the text encoder reads it, window by window.
+
+    ``tokens`` is (n, length) int64, each row with start and end, padded with end. ``weights`` is (n, length), 1 for
+    start, end and padding. ``whole`` is False where the prompt goes on after the last window that is read.
+    """
+
+    tokens: Tensor
+    weights: Tensor
+    whole: bool = True
+
+
+def parse(prompt: str) -> list[Span]:
+    """A prompt as pieces of equal weight, in their order, none empty; a prompt without words has none.
+
+    >>> parse("a :) smiley [(")                    # nothing closes, nothing opens: text
+    [Span(text='a :) smiley [(', weight=1.0)]
+    >>> parse(r"a \\(very\\) (nice:2) cat")
+    [Span(text='a (very) ', weight=1.0), Span(text='nice', weight=2.0), Span(text=' cat', weight=1.0)]
+    """
+    pieces = _TOKEN.findall(prompt)
+    factors, closing = _pairs(pieces)
+    weights, spans = [1.0], list[Span]()
+    for i, piece in enumerate(pieces):
+        if i in factors:
+            weights.append(max(-HEAVIEST, min(HEAVIEST, weights[-1] * factors[i])))
+        elif i in closing:
+            weights.pop()
+        else:
+            text = piece[1:] if len(piece) == 2 and piece[0] == "\\" and piece[1] in "()[]\\" else piece
+            if i + 1 in closing and pieces[i + 1] == ")":
+                text = _NUMBER.sub("", text)
+            spans.append(Span(text, weights[-1]))
+    return _merged(spans)
+
+
+def escape(text: str) -> str:
+    """The prompt that says a text as it stands, brackets and all.
+
+    >>> parse(escape("f(x) = [x]"))
+    [Span(text='f(x) = [x]', weight=1.0)]
+    """
+    return re.sub(r"([()\[\]\\])", r"\\\1", text)
+
+
+def chunks(tokenizer: Tokenizer, prompt: str, most: int = MOST_CHUNKS) -> Chunks:
+    """A prompt cut into windows of the tokenizer's length, at most ``most`` of them; one of padding if it is empty.
+
+    A word stands in one window whole, unless it is longer than a window.
+
+    >>> chunks(Tokenizer(length=5), "a red apple, a (blue:1.2) fish").tokens.shape
+    torch.Size([3, 5])
+    """
+    rows: list[list[tuple[int, float]]] = [[]]
+    for token, weight, fresh in _tokens(tokenizer, prompt):
+        if fresh > tokenizer.length - 2 - len(rows[-1]):
+            rows.append([])
+        if len(rows) > most:
+            break
+        rows[-1].append((token, weight))
+    kept = rows[:most]
+    tokens = torch.full((len(kept), tokenizer.length), tokenizer.end)  # (n, length)
+    weights = torch.ones(len(kept), tokenizer.length)
+    tokens[:, 0] = tokenizer.start
+    for i, row in enumerate(kept):
+        for j, (token, weight) in enumerate(row, start=1):
+            tokens[i, j], weights[i, j] = token, weight
+    return Chunks(tokens, weights, whole=len(rows) <= most)
+
+
+def _tokens(tokenizer: Tokenizer, prompt: str) -> Iterator[tuple[int, float, int]]:
+    """Each token with its weight and the room that it needs: that of the word which it begins, or its own."""
+    window = tokenizer.length - 2  # start and end
+    for span in parse(prompt):
+        for word in tokenizer.words(span.text):
+            for i, token in enumerate(word):
+                yield token, span.weight, len(word) if i == 0 and len(word) <= window else 1
+
+
+def _pairs(pieces: list[str]) -> tuple[dict[int, float], set[int]]:
+    """The brackets that have a partner: the factor of each opening one by its place, and the places of the others."""
+    factors: dict[int, float] = {}
+    closing: set[int] = set()
+    opened: list[int] = []
+    for i, piece in enumerate(pieces):
+        if piece in ("(", "["):
+            opened.append(i)
+        elif piece in _PARTNER and opened and pieces[opened[-1]] == _PARTNER[piece]:
+            number = _NUMBER.search(pieces[i - 1]) if piece == ")" else None
+            factors[opened.pop()] = float(number[1]) if number else EMPHASIS if piece == ")" else 1 / EMPHASIS
+            closing.add(i)
+    return factors, closing
+
+
+def _merged(spans: Iterable[Span]) -> list[Span]:
+    """Neighbours of one weight joined, empty pieces left out."""
+    full = (span for span in spans if span.text)
+    return [Span("".join(s.text for s in group), weight) for weight, group in groupby(full, lambda s: s.weight)]
