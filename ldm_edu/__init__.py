@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from ldm_edu.config import TOY as TOY
     from ldm_edu.config import Preset as Preset
     from ldm_edu.counts import parameter_counts as parameter_counts
+    from ldm_edu.editing import Edit as Edit
+    from ldm_edu.editing import inpaint as inpaint
     from ldm_edu.guidance import cfg as cfg
     from ldm_edu.guidance import interval as interval
     from ldm_edu.guidance import rescale as rescale
@@ -63,6 +65,7 @@ _HOME = {
     "conditioning": ("Conditioning",),
     "config": ("EMOJI", "FASHION", "PRESETS", "SD15", "SHAPES", "TOY", "Preset"),
     "counts": ("parameter_counts",),
+    "editing": ("Edit", "inpaint"),
     "guidance": ("cfg", "interval", "rescale"),
     "latent_diffusion": ("LatentDiffusion",),
     "paths": ("data_dir",),

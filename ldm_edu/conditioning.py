@@ -46,6 +46,20 @@ class Conditioning:
         """Each condition ``n`` times in a row: a, a, b, b for n = 2."""
         return self._map(lambda part: part.repeat_interleave(n, dim=0))
 
+    def beside(self, concat: Tensor | None) -> "Conditioning":
+        """The same with channels (1 or B, C, H, W) to be laid beside the sample. Either may be one for all.
+
+        Raises
+        ------
+        ValueError
+            if neither is for one picture, nor both for as many.
+        """
+        if concat is None or len(self) in (0, len(concat)):
+            return replace(self, concat=concat)
+        if len(concat) == 1:
+            return replace(self, concat=concat.expand(len(self), *concat.shape[1:]))
+        return replace(self.repeat(len(concat)) if len(self) == 1 else self, concat=concat)
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Conditioning":
         """The same on another device, or in another floating type."""
         return self._map(lambda part: part.to(device=device, dtype=dtype))

@@ -5,6 +5,7 @@ others alike.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from einops import reduce
@@ -37,12 +38,53 @@ def cfg(cond: Denoiser, uncond: Denoiser, scale: float) -> Denoiser:
     return Guided(cond, uncond, scale)
 
 
+def cfg2(both: Denoiser, image: Denoiser, neither: Denoiser, scale: float, image_scale: float) -> Denoiser:
+    """Guidance by two conditions, a text and a picture (Brooks et al. 2023, InstructPix2Pix, equation 3).
+
+    ``neither + image_scale * (image - neither) + scale * (both - image)``. Denoisers of one network are run as one
+    batch. 7.5 and 1.5 are usual.
+
+    Raises
+    ------
+    ValueError
+        if a scale is no finite number.
+    """
+    if not (math.isfinite(scale) and math.isfinite(image_scale)):
+        raise ValueError(
+            f"the guidance scales are {scale} and {image_scale}; give finite numbers: 7.5 and 1.5 are usual"
+        )
+    together = Together([both, image, neither])
+
+    def guided(x: Tensor, level: Level) -> Tensor:
+        x0_both, x0_image, x0_neither = together(x, level)
+        return x0_neither + image_scale * (x0_image - x0_neither) + scale * (x0_both - x0_image)
+
+    return guided
+
+
+class Together:
+    """Several denoisers asked about one sample; those of one network as one batch."""
+
+    def __init__(self, denoisers: Sequence[Denoiser]) -> None:
+        self.denoisers = denoisers
+        self._joint: tuple[int, NetworkDenoiser | None] | None = None  # batch size, all of them as one
+
+    def __call__(self, x: Tensor, level: Level) -> Sequence[Tensor]:
+        """The estimate of each, (B, ...)."""
+        if self._joint is None or self._joint[0] != len(x):
+            self._joint = len(x), _join(self.denoisers, len(x))
+        joint = self._joint[1]
+        if joint is None:
+            return [denoise(x, level) for denoise in self.denoisers]
+        return joint(torch.cat([x] * len(self.denoisers)), level).chunk(len(self.denoisers))
+
+
 class Guided:
     """What `cfg` makes: a `Denoiser` that also tells its two branches apart."""
 
     def __init__(self, cond: Denoiser, uncond: Denoiser, scale: float) -> None:
         self.cond, self.uncond, self.scale = cond, uncond, scale
-        self._joint: tuple[int, NetworkDenoiser | None] | None = None  # batch size, both branches as one
+        self._together = Together([cond, uncond])
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
         """The guided estimate of x0, (B, ...)."""
@@ -54,12 +96,7 @@ class Guided:
 
     def branches(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         """The estimates of x0 with and without the condition, each (B, ...)."""
-        if self._joint is None or self._joint[0] != len(x):
-            self._joint = len(x), _join(self.cond, self.uncond, len(x))
-        joint = self._joint[1]
-        if joint is None:
-            return self.cond(x, level), self.uncond(x, level)
-        with_cond, without = joint(torch.cat([x, x]), level).chunk(2)
+        with_cond, without = self._together(x, level)
         return with_cond, without
 
 
@@ -113,16 +150,19 @@ def interval(guided: Denoiser, cond: Denoiser, low: float, high: float) -> Denoi
     return sometimes
 
 
-def _join(cond: Denoiser, uncond: Denoiser, size: int) -> NetworkDenoiser | None:
-    """Both denoisers as one of twice the batch; None where they are not one network's, or their conditions differ."""
-    if not (isinstance(cond, NetworkDenoiser) and isinstance(uncond, NetworkDenoiser)):
+def _join(denoisers: Sequence[Denoiser], size: int) -> NetworkDenoiser | None:
+    """All denoisers as one of a larger batch; None where they are not one network's, or their conditions differ."""
+    networks = [each for each in denoisers if isinstance(each, NetworkDenoiser)]
+    if len(networks) < len(denoisers):
         return None
-    if cond.unet is not uncond.unet or cond.prediction != uncond.prediction:
+    first = networks[0]
+    if any(each.unet is not first.unet or each.prediction != first.prediction for each in networks):
         return None
-    both = as_long_as_each_other([for_batch(branch.cond, size) for branch in (cond, uncond)])
-    if _shapes(both[0]) != _shapes(both[1]):
+    conds = as_long_as_each_other([for_batch(each.cond, size) for each in networks])
+    if any(_shapes(cond) != _shapes(conds[0]) for cond in conds):
         return None
-    return NetworkDenoiser(cond.unet, cond.prediction, Conditioning.cat(both), cond.levels or uncond.levels)
+    levels = next((each.levels for each in networks if each.levels), None)
+    return NetworkDenoiser(first.unet, first.prediction, Conditioning.cat(conds), levels)
 
 
 def _shapes(cond: Conditioning) -> list[torch.Size | None]:

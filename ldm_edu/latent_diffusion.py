@@ -47,7 +47,8 @@ from ldm_edu.checkpoint.published import is_published, load_published
 from ldm_edu.conditioning import ClassConditioner, Conditioning, TextConditioner
 from ldm_edu.config import SD15, Preset
 from ldm_edu.denoise import NetworkDenoiser
-from ldm_edu.guidance import cfg
+from ldm_edu.editing import Edit, Start, begin
+from ldm_edu.guidance import cfg, cfg2
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.clip import TextEncoder
 from ldm_edu.models.unet import UNet
@@ -219,9 +220,13 @@ class LatentDiffusion:
         """Latents (B, C, h, w) to pictures (B, 3, h*f, w*f) in [-1, 1], in float32; values outside are clipped."""
         if self.autoencoder is None:
             return latents.clamp(-1, 1)
-        config = self.autoencoder.config
-        z = latents / config.scale + config.shift
+        z = self.unscaled(latents)
         return self.autoencoder.decode(z.to(self.autoencoder.quant.weight)).float().clamp(-1, 1)
+
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) as the autoencoder has them, before they were scaled to unit variance."""
+        config = self.preset.autoencoder
+        return latents if config is None else latents / config.scale + config.shift
 
     def latent_shape(self, size: int | tuple[int, int] | None = None) -> tuple[int, int, int]:
         """The shape (C, h, w) of the latents of a picture.
@@ -238,7 +243,7 @@ class LatentDiffusion:
         """
         size = self.preset.size if size is None else size
         height, width = (size, size) if isinstance(size, int) else size
-        factor = self.autoencoder.config.factor if self.autoencoder is not None else 1
+        factor = self._factor
         multiple = factor * self.unet.config.factor
         for side in (height, width):
             if side <= 0 or side % multiple:
@@ -262,6 +267,7 @@ class LatentDiffusion:
         spacing: Spacing = "trailing",
         negative: str | int = "",
         size: int | tuple[int, int] | None = None,
+        edit: Edit | None = None,
     ) -> Iterator[Step]:
         """Draw pictures, and let every step be watched. `decode` the last step's ``x`` for the pictures.
 
@@ -276,7 +282,10 @@ class LatentDiffusion:
         negative
             what to steer away from, instead of the blank condition.
         size
-            as in `latent_shape`.
+            as in `latent_shape`; None: the model's own, or that of the picture to edit.
+        edit
+            a picture to start from, and what may change in it: image to image, inpainting, outpainting. A network that
+            was trained for one of these is told of it; one that edits by instruction can do nothing else.
 
         Raises
         ------
@@ -286,12 +295,42 @@ class LatentDiffusion:
         seeds = list(range(len(prompts)) if seeds is None else seeds)
         if len(prompts) not in (1, len(seeds)):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed a picture, and one prompt")
-        run = levels(self.schedule, steps, spacing)
-        cond = self.condition(prompts)
-        denoise = self.denoiser(cond, run)
-        guided = cfg(denoise, self.denoiser(self.condition([negative]), run), guidance)
-        noise = initial_noise(seeds, self.latent_shape(size)).to(self.device)
-        return sampler(guided if len(cond) else denoise, noise, run, rng=Rng(seeds))
+        start = self._start(seeds, levels(self.schedule, steps, spacing), size, edit)
+        cond, blank = self.condition(prompts), self.condition([negative])
+        towards, away = (self.denoiser(each.beside(start.concat), start.levels) for each in (cond, blank))
+        if start.concat is not None and self._extra == start.x.shape[1]:
+            assert edit is not None
+            nothing = self.denoiser(blank.beside(torch.zeros_like(start.concat)), start.levels)
+            guided = cfg2(towards, away, nothing, guidance, edit.image_guidance)
+        else:
+            guided = cfg(towards, away, guidance) if len(cond) else towards
+        return sampler(start.keep(guided), start.x, start.levels, rng=Rng(seeds))
+
+    @property
+    def _factor(self) -> int:
+        """How many pixels a latent pixel is wide."""
+        return self.preset.autoencoder.factor if self.preset.autoencoder is not None else 1
+
+    @property
+    def _extra(self) -> int:
+        """Channels that the U-Net takes beside the noisy sample's."""
+        return self.unet.config.in_channels - self.unet.config.out_channels
+
+    def _start(
+        self, seeds: Sequence[int], run: list[Level], size: int | tuple[int, int] | None, edit: Edit | None
+    ) -> Start:
+        """Pure noise; or an edit's start. A network trained to fill in masks draws by filling in the whole."""
+        shape = self.latent_shape(edit.size if edit and size is None else size)
+        noise = initial_noise(seeds, shape).to(self.device)
+        if edit is None and self._extra == shape[0] + 1:
+            edit = Edit(torch.zeros(1, 3, *(side * self._factor for side in shape[1:])), strength=1.0)
+        if edit is None:
+            if self._extra:
+                raise ValueError(f"{self.preset.name} edits pictures: pass edit=Edit(picture)")
+            return Start(noise, run)
+        if self.latent_shape(edit.size) != shape:
+            raise ValueError(f"a picture of {edit.size} cannot be drawn at size={size}; resize it, or leave size out")
+        return begin(edit, noise, run, self, self._extra)
 
 
 def _build(preset: Preset) -> dict[str, Any]:

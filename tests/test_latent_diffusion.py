@@ -323,7 +323,7 @@ def test_impossible_requests_are_refused_at_the_call(toy: LatentDiffusion, how: 
 
 
 def test_no_prompts_at_all(toy: LatentDiffusion) -> None:
-    with pytest.raises(ValueError, match="no prompts"):
+    with pytest.raises(ValueError, match="empty"):
         toy.generate([])
 
 

@@ -30,6 +30,7 @@ LEVELS = {
     "ldm_edu.conditioning": 3,
     "ldm_edu.counts": 3,
     "ldm_edu.denoise": 4,
+    "ldm_edu.editing": 5,
     "ldm_edu.guidance": 4,
     "ldm_edu.samplers": 5,
     "ldm_edu.classifiers": 6,

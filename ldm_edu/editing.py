@@ -1,0 +1,225 @@
+"""From a picture to a picture: image to image, inpainting, outpainting, and editing by instruction.
+
+All of it is where a run starts and what its denoiser is told; the samplers know nothing of it.
+
+- Image to image: the picture with noise, at a level in the middle of the run, and `levels[k:]` from there (Meng et al.
+  2022, SDEdit, algorithm 1).
+- Inpainting with any model: where the picture is known, the estimate of x0 is the picture. That is `inpaint`, made of a
+  denoiser and one itself; a sampler then holds the known part to ``alpha * x0 + sigma * eps`` at every level.
+- Inpainting with a network that was trained for it (Stable Diffusion's has 9 input channels): the mask, and the picture
+  without what is hidden, stand beside the sample in `Conditioning.concat` (Rombach et al. 2022, section 4.5).
+- Outpainting: inpainting of a picture that has been given a border, `Edit.outpaint`.
+- Editing by instruction (Brooks et al. 2023; 8 input channels): the picture stands beside the sample, and guidance has
+  two scales, `ldm_edu.guidance.cfg2`.
+
+In pieces, and in one line:
+
+>>> from ldm_edu import TOY, LatentDiffusion, Rng, cfg, ddim, initial_noise, levels
+>>> model = LatentDiffusion.from_preset(TOY)
+>>> picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+>>> guided = cfg(model.denoiser(model.condition(["red apple"])), model.denoiser(model.condition([""])), scale=5.0)
+>>> known, noise = model.encode(picture), initial_noise([7], model.latent_shape())
+>>> run = levels(model.schedule, 10)[first_step(10, strength=0.6) :]
+>>> len(run) - 1                                                # 6 of 10 steps are left
+6
+>>> *_, last = ddim(guided, add_noise(known, noise, run[0]), run)
+>>> how = {"seeds": [7], "steps": 10, "sampler": ddim}
+>>> *_, same = model.generate(["red apple"], edit=Edit(picture, strength=0.6), **how)
+>>> torch.equal(last.x, same.x)
+True
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ldm_edu.denoise import Denoiser
+from ldm_edu.schedule import Level, add_noise
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A picture to change, and what may change in it.
+
+    Parameters
+    ----------
+    picture : (1, 3, H, W), or one for each that is drawn (B, 3, H, W), in [-1, 1].
+    strength : how much of the run is left to go, in (0, 1]: 0.6 of 20 steps are the last 12. At 1, what may change
+        starts from pure noise. None: 0.6 for image to image; 1 with a mask, or for a model that edits by instruction.
+    mask : (1 or B, 1, H, W), 1 where the picture is painted anew, 0 where it stays. None: all may change.
+    image_guidance : how strongly a model that edits by instruction keeps to the picture; other models do not ask.
+
+    Raises
+    ------
+    ValueError
+        if a shape, a value or the strength does not fit.
+    """
+
+    picture: Tensor
+    strength: float | None = None
+    mask: Tensor | None = None
+    image_guidance: float = 1.5
+
+    def __post_init__(self) -> None:
+        if self.picture.ndim != 4:
+            raise ValueError(f"expected pictures (B, C, H, W), not {tuple(self.picture.shape)}; picture[None] adds B")
+        if self.strength is not None:
+            first_step(1, self.strength)
+        if self.mask is not None:
+            _check_mask(self.mask, self.size)
+
+    @staticmethod
+    def outpaint(
+        picture: Tensor, *, left: int = 0, top: int = 0, right: int = 0, bottom: int = 0, strength: float | None = None
+    ) -> "Edit":
+        """Paint a border of so many pixels around pictures (B, 3, H, W).
+
+        >>> Edit.outpaint(torch.zeros(1, 3, 64, 64), left=16, right=16).size
+        (64, 96)
+
+        Raises
+        ------
+        ValueError
+            if a width is negative, or all are 0.
+        """
+        if min(left, top, right, bottom) < 0 or not any((left, top, right, bottom)):
+            raise ValueError(
+                f"a border of left={left}, top={top}, right={right}, bottom={bottom} pixels is none: give at least one "
+                "side a width, and none a negative one"
+            )
+        border = (left, right, top, bottom)
+        mask = F.pad(torch.zeros_like(picture[:1, :1]), border, value=1.0)
+        return Edit(F.pad(picture, border, mode="replicate"), strength, mask)  # the encoder sees no edge there
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures, in pixels."""
+        return self.picture.shape[-2], self.picture.shape[-1]
+
+    def paste(self, images: Tensor) -> Tensor:
+        """Drawn pictures (B, 3, H, W) with the known pixels put back: outside of the mask nothing has changed."""
+        if self.mask is None:
+            return images
+        return torch.where(self.mask.to(images.device) > 0, images, self.picture.to(images))
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run as an edit begins it."""
+
+    x: Tensor  # (B, C, h, w) at levels[0]
+    levels: list[Level]
+    concat: Tensor | None = None  # (1 or B, extra channels, h, w) what the network sees beside the sample
+    known: tuple[Tensor, Tensor] | None = None  # latents (1 or B, C, h, w) and mask (1 or B, 1, h, w), see `inpaint`
+
+    def keep(self, denoise: Denoiser) -> Denoiser:
+        """The denoiser, told of the known part where that is not the network's own business."""
+        return denoise if self.known is None else inpaint(denoise, *self.known)
+
+
+class Codec(Protocol):
+    """What `begin` asks of a model."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) to latents (B, C, h, w) of about unit variance."""
+        ...
+
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """The same latents as the autoencoder has them."""
+        ...
+
+
+def begin(edit: Edit, noise: Tensor, run: Sequence[Level], model: Codec, extra: int) -> Start:
+    """Where a run starts from, and what it keeps.
+
+    Parameters
+    ----------
+    noise : (B, C, h, w). ``run`` : all levels, from noise to data.
+    extra : input channels of the U-Net beyond the sample's C: 0 for a model that was trained on noisy samples alone,
+        C + 1 for inpainting (mask and masked picture), C for editing by instruction (the picture).
+
+    Raises
+    ------
+    ValueError
+        if the network takes none of these, or the pictures are not as many as the seeds.
+    """
+    channels = noise.shape[1]
+    if extra not in (0, channels, channels + 1):
+        raise ValueError(
+            f"the U-Net takes {extra} channels beside the sample's {channels}: no way of editing known here"
+        )
+    if len(edit.picture) not in (1, len(noise)):
+        raise ValueError(f"{len(edit.picture)} pictures to edit and {len(noise)} seeds: give one each, or one picture")
+    known = model.encode(edit.picture).to(noise)  # (1 or B, C, h, w)
+    factor = edit.size[0] // known.shape[2]
+    hidden = None if edit.mask is None else latent_mask(edit.mask, factor).to(noise)  # (1 or B, 1, h, w)
+
+    strength = edit.strength or (0.6 if hidden is None and extra != channels else 1.0)
+    left = list(run[first_step(len(run) - 1, strength) :])
+    x = add_noise(known, noise, left[0])
+    if strength == 1:
+        x = noise if hidden is None or extra > channels else torch.where(hidden > 0, noise, x)
+
+    if extra > channels:
+        seen = 0.0 if edit.mask is None else 1 - edit.mask.to(edit.picture)
+        beside = model.encode(seen * edit.picture).to(noise)  # grey where it is hidden
+        flags = torch.ones_like(beside[:, :1]) if hidden is None else hidden.expand(len(beside), -1, -1, -1)
+        return Start(x, left, concat=torch.cat([flags, beside], dim=1))
+    concat = model.unscaled(known) if extra else None
+    return Start(x, left, concat, None if hidden is None else (known, hidden))
+
+
+def first_step(steps: int, strength: float) -> int:
+    """Which of ``steps`` steps an edit begins with: ``levels[first_step:]`` are left. At least one step is.
+
+    >>> first_step(20, 1.0), first_step(20, 0.6), first_step(50, 0.58), first_step(20, 0.01)
+    (0, 8, 21, 19)
+
+    Raises
+    ------
+    ValueError
+        if the strength is not in (0, 1].
+    """
+    if not 0 < strength <= 1:
+        raise ValueError(
+            f"strength={strength} must lie above 0, which would leave the picture as it is, and be at most 1, which "
+            "starts from noise alone"
+        )
+    return steps - max(1, math.floor(strength * steps + 1e-6))  # 0.58 * 50 is a little less than 29
+
+
+def inpaint(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
+    """A denoiser that knows part of the answer: where ``mask`` is 0, x0 is ``known``.
+
+    With a deterministic sampler, started from ``alpha * known + sigma * noise``, the known part stays just that at
+    every level: what is otherwise reached by blending after each step (Lugmayr et al. 2022, RePaint, equation 8), here
+    without the sampler's doing.
+
+    Parameters
+    ----------
+    known : (1 or B, C, h, w) latents. ``mask`` : (1 or B, 1, h, w), 1 where the denoiser decides.
+    """
+
+    def told(x: Tensor, level: Level) -> Tensor:
+        return torch.where(mask > 0, denoise(x, level), known)
+
+    return told
+
+
+def latent_mask(mask: Tensor, factor: int) -> Tensor:
+    """A mask of pixels (B, 1, H, W) as one of latent pixels (B, 1, H/f, W/f): 1 where any pixel of the block is."""
+    return F.max_pool2d(mask.float(), factor)
+
+
+def _check_mask(mask: Tensor, size: tuple[int, int]) -> None:
+    if mask.ndim != 4 or mask.shape[1] != 1 or mask.shape[2:] != size:
+        raise ValueError(f"the picture needs a mask (1, 1, {size[0]}, {size[1]}), not {tuple(mask.shape)}")
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ValueError("a mask holds 1 where the picture is painted anew and 0 where it stays, nothing in between")
+    if not mask.any():
+        raise ValueError("the mask is 0 everywhere, so nothing would be painted: 1 marks what is painted anew")

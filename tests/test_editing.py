@@ -1,0 +1,293 @@
+"""Image to image, inpainting, outpainting, instructions: what is kept is kept, what is told is told."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from ldm_edu.config import TOY, Preset
+from ldm_edu.editing import Edit, begin, first_step, inpaint, latent_mask
+from ldm_edu.guidance import cfg2
+from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.samplers import SAMPLERS, Rng, ddim, initial_noise
+from ldm_edu.schedule import Level, add_noise, levels, scaled_linear
+
+
+def lively(in_channels: int = 4) -> LatentDiffusion:
+    """A toy with no weight at zero, whose U-Net takes that many channels."""
+    preset: Preset = dataclasses.replace(TOY, unet=dataclasses.replace(TOY.unet, in_channels=in_channels))
+    model, rng = LatentDiffusion.from_preset(preset), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in model.modules().values():
+            for parameter in module.parameters():
+                parameter += 0.05 * torch.randn(parameter.shape, generator=rng)
+    return model
+
+
+@pytest.fixture(scope="module")
+def toy() -> LatentDiffusion:
+    return lively()
+
+
+@pytest.fixture(scope="module")
+def filler() -> LatentDiffusion:
+    """As Stable Diffusion's inpainting model: 9 channels."""
+    return lively(9)
+
+
+@pytest.fixture(scope="module")
+def editor() -> LatentDiffusion:
+    """As instruct-pix2pix: 8 channels."""
+    return lively(8)
+
+
+def pictures(n: int = 1, side: int = 16, seed: int = 0) -> Tensor:
+    return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def half(side: int = 16) -> Tensor:
+    """A mask of the right half."""
+    mask = torch.zeros(1, 1, side, side)
+    mask[..., side // 2 :] = 1
+    return mask
+
+
+def draw(model: LatentDiffusion, prompts: list[str], **how) -> Tensor:  # type: ignore[no-untyped-def]
+    *_, last = model.generate(prompts, **({"steps": 4} | how))
+    return last.x
+
+
+# --- image to image -------------------------------------------------------------------------------------------------
+
+
+def test_a_strength_is_a_number_of_steps(toy: LatentDiffusion) -> None:
+    for strength, left in [(1.0, 10), (0.75, 7), (0.5, 5), (0.1, 1), (0.01, 1)]:
+        run = list(toy.generate(["a"], steps=10, edit=Edit(pictures(), strength=strength)))
+        assert [step.index for step in run] == list(range(left))
+        assert run[-1].level.sigma == 0
+    assert len(list(toy.generate(["a"], steps=10, edit=Edit(pictures())))) == 6
+
+
+@pytest.mark.parametrize("steps", range(1, 101))
+def test_rounding_takes_no_step_away(steps: int) -> None:
+    assert [first_step(steps, left / steps) for left in range(1, steps + 1)] == list(range(steps - 1, -1, -1))
+
+
+def test_the_weaker_the_closer_to_the_picture(toy: LatentDiffusion) -> None:
+    picture = pictures()
+    known = toy.encode(picture)
+    far = [float((draw(toy, ["a"], steps=20, edit=Edit(picture, s)) - known).abs().mean()) for s in (0.05, 0.5, 1.0)]
+    assert far == sorted(far) and far[0] < 0.5 * far[2]
+
+
+def test_full_strength_is_text_to_image(toy: LatentDiffusion) -> None:
+    assert torch.equal(draw(toy, ["a"], edit=Edit(pictures(), strength=1.0)), draw(toy, ["a"]))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_an_edit_depends_on_its_prompt_its_seed_and_its_picture_alone(toy: LatentDiffusion, sampler: str) -> None:
+    how = {"sampler": SAMPLERS[sampler], "steps": 6}
+    three = pictures(3)
+    many = draw(toy, ["a", "b", "c"], seeds=[3, 4, 5], edit=Edit(three, 0.5), **how)
+    alone = draw(toy, ["b"], seeds=[4], edit=Edit(three[1:2], 0.5), **how)
+    torch.testing.assert_close(many[1:2], alone, rtol=1e-4, atol=1e-5)
+    other = draw(toy, ["b"], seeds=[4], edit=Edit(three[2:], 0.5), **how)
+    assert not torch.allclose(other, alone)
+    same = draw(toy, ["b"], seeds=[4, 5], edit=Edit(three[1:2], 0.5), **how)  # one picture for both seeds
+    torch.testing.assert_close(same[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+# --- inpainting -----------------------------------------------------------------------------------------------------
+
+
+def exact(x: Tensor, level: Level) -> Tensor:
+    """A denoiser with an opinion of its own."""
+    return torch.tanh(x + 0.3)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - {"ddpm", "euler_ancestral"}))
+def test_the_known_part_is_held_to_its_noise_at_every_level(name: str) -> None:
+    known, noise = torch.randn(1, 4, 8, 8), initial_noise([3], (4, 8, 8))
+    run, mask = levels(scaled_linear(), 12)[4:], half(8)
+    x = add_noise(known, noise, run[0])
+    for step in SAMPLERS[name](inpaint(exact, known, mask), x, run):
+        torch.testing.assert_close(step.x[..., :4], add_noise(known, noise, step.level)[..., :4], atol=2e-5, rtol=0)
+        assert (step.x[..., 4:] - known[..., 4:]).abs().max() > 0.1
+    assert torch.equal(step.x0[..., :4], known[..., :4])
+
+
+def test_it_is_the_blending_of_every_step() -> None:
+    known, noise = torch.randn(1, 4, 8, 8), initial_noise([3], (4, 8, 8))
+    run, mask = levels(scaled_linear(), 10), half(8)
+    blended = add_noise(known, noise, run[0])
+    ours = list(ddim(inpaint(exact, known, mask), blended, run))
+    for now, nxt, step in zip(run, run[1:], ours, strict=False):
+        (alone,) = ddim(exact, blended, [now, nxt])
+        blended = mask * alone.x + (1 - mask) * add_noise(known, noise, nxt)
+        torch.testing.assert_close(step.x, blended)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "euler_ancestral"])
+def test_a_stochastic_sampler_ends_at_the_known_part(name: str) -> None:
+    known, run = torch.randn(1, 4, 8, 8), levels(scaled_linear(), 12)
+    *_, last = SAMPLERS[name](inpaint(exact, known, half(8)), torch.randn(1, 4, 8, 8), run, rng=Rng([0]))
+    torch.testing.assert_close(last.x[..., :4], known[..., :4])
+
+
+def test_inpainting_keeps_every_pixel_outside_of_the_mask(toy: LatentDiffusion) -> None:
+    picture = pictures()
+    edit = Edit(picture, mask=half())
+    drawn = toy.decode(draw(toy, ["a", "b"], edit=edit))
+    image = edit.paste(drawn)
+    assert torch.equal(image[..., :8], picture[..., :8].expand(2, -1, -1, -1))
+    assert torch.equal(image[..., 8:], drawn[..., 8:])
+    assert torch.equal(Edit(picture).paste(drawn), drawn)
+
+
+def test_what_the_mask_hides_leaves_no_trace(toy: LatentDiffusion) -> None:
+    """At full strength; the encoder may look a little across the edge, so that only a model of pixels shows it."""
+    preset = dataclasses.replace(
+        TOY, autoencoder=None, unet=dataclasses.replace(TOY.unet, in_channels=3, out_channels=3)
+    )
+    model = LatentDiffusion.from_preset(preset)
+    picture, mask = pictures(), half()
+    other = torch.where(mask > 0, -picture, picture)
+    assert torch.equal(
+        draw(model, ["a"], edit=Edit(picture, mask=mask)), draw(model, ["a"], edit=Edit(other, mask=mask))
+    )
+
+
+def test_any_pixel_of_a_block_hides_it() -> None:
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[0, 0, 5, 11] = 1
+    small = latent_mask(mask, 4)
+    assert small.shape == (1, 1, 4, 4) and small.sum() == 1 and small[0, 0, 1, 2] == 1
+
+
+# --- outpainting ----------------------------------------------------------------------------------------------------
+
+
+def test_outpainting_adds_a_border_to_paint(toy: LatentDiffusion) -> None:
+    picture = pictures()
+    edit = Edit.outpaint(picture, left=4, right=8, bottom=4)
+    assert edit.size == (20, 28)
+    assert edit.mask is not None and edit.mask.sum() == 20 * 28 - 16 * 16
+    image = edit.paste(toy.decode(draw(toy, ["a"], edit=edit)))
+    assert image.shape == (1, 3, 20, 28) and torch.equal(image[..., :16, 4:20], picture)
+    assert (image[..., 20:] - picture[..., -1:].mean()).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("border", [{}, {"left": 0}, {"left": -4, "right": 8}])
+def test_no_border_is_refused(border: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="is none"):
+        Edit.outpaint(pictures(), **border)
+
+
+# --- networks that are told of the picture --------------------------------------------------------------------------
+
+
+def test_an_inpainting_network_sees_the_mask_and_what_is_left(filler: LatentDiffusion) -> None:
+    picture, mask, noise = pictures(), half(), initial_noise([0, 1], (4, 8, 8))
+    start = begin(Edit(picture, mask=mask), noise, levels(filler.schedule, 4), filler, 5)
+    assert start.concat is not None and start.concat.shape == (1, 5, 8, 8) and start.known is None
+    assert torch.equal(start.concat[:, :1], latent_mask(mask, 2))
+    torch.testing.assert_close(start.concat[:, 1:], filler.encode(picture * (1 - mask)))
+    assert torch.equal(start.x, noise)
+    hidden, seen = picture.clone(), picture.clone()
+    hidden[..., 8:] *= -1
+    seen[..., :8] *= -1
+    drawn = draw(filler, ["a"], edit=Edit(picture, mask=mask))
+    assert torch.equal(drawn, draw(filler, ["a"], edit=Edit(hidden, mask=mask)))
+    assert not torch.allclose(drawn, draw(filler, ["a"], edit=Edit(seen, mask=mask)))
+
+
+def test_an_inpainting_network_draws_by_painting_everything(filler: LatentDiffusion) -> None:
+    grey = Edit(torch.zeros(1, 3, 16, 16), strength=1.0)
+    drawn = draw(filler, ["a", "b"])
+    assert torch.equal(drawn, draw(filler, ["a", "b"], edit=grey))
+    assert torch.equal(drawn, draw(filler, ["a", "b"], edit=dataclasses.replace(grey, mask=torch.ones(1, 1, 16, 16))))
+    assert draw(filler, ["a"], size=(24, 8)).shape == (1, 4, 12, 4)
+    assert not torch.allclose(drawn, draw(filler, ["a", "b"], edit=Edit(pictures(), strength=0.5)))
+
+
+def test_an_instruction_follows_two_scales(editor: LatentDiffusion) -> None:
+    picture, noise, run = pictures(), initial_noise([0], (4, 8, 8)), levels(editor.schedule, 4)
+    z = editor.encode(picture)
+    words, blank = editor.condition(["make it red"]), editor.condition([""])
+    guided = cfg2(
+        editor.denoiser(words.beside(z)),
+        editor.denoiser(blank.beside(z)),
+        editor.denoiser(blank.beside(0 * z)),
+        scale=4.0,
+        image_scale=2.0,
+    )
+    *_, last = ddim(guided, noise, run)
+    edit = Edit(picture, image_guidance=2.0)
+    torch.testing.assert_close(draw(editor, ["make it red"], guidance=4.0, sampler=ddim, edit=edit), last.x)
+    other = dataclasses.replace(edit, image_guidance=1.0)
+    assert not torch.allclose(draw(editor, ["make it red"], guidance=4.0, sampler=ddim, edit=other), last.x)
+    with pytest.raises(ValueError, match="edits pictures"):
+        editor.generate(["a"])
+
+
+def test_an_instruction_can_be_confined_to_a_mask(editor: LatentDiffusion) -> None:
+    picture = pictures()
+    x = draw(editor, ["make it red"], edit=Edit(picture, mask=half()))
+    torch.testing.assert_close(x[..., :4], editor.encode(picture)[..., :4])
+
+
+def test_the_three_branches_are_one_batch_or_three() -> None:
+    """Equation 3 by hand; and denoisers that are no networks are asked one by one."""
+    x, level = torch.randn(2, 4, 8, 8), levels(scaled_linear(), 4)[1]
+    both, image, neither = (lambda x, level, k=k: k * x for k in (3.0, 2.0, 1.0))
+    guided = cfg2(both, image, neither, scale=7.0, image_scale=1.5)
+    torch.testing.assert_close(guided(x, level), x + 1.5 * (2 * x - x) + 7 * (3 * x - 2 * x))
+    for scales in ((math.nan, 1.0), (1.0, math.inf)):
+        with pytest.raises(ValueError, match="finite"):
+            cfg2(both, image, neither, *scales)
+
+
+def test_a_network_with_other_channels_is_refused() -> None:
+    with pytest.raises(ValueError, match="3 channels beside the sample's 4"):
+        lively(7).generate(["a"], edit=Edit(pictures()))
+
+
+# --- what cannot be -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strength", [0.0, -0.1, 1.5, math.nan, math.inf])
+def test_strengths_that_cannot_be(strength: float) -> None:
+    with pytest.raises(ValueError, match="strength="):
+        Edit(pictures(), strength)
+
+
+@pytest.mark.parametrize(
+    "mask, words",
+    [
+        (torch.ones(1, 1, 8, 8), r"mask \(1, 1, 16, 16\)"),
+        (torch.ones(1, 3, 16, 16), r"not \(1, 3, 16, 16\)"),
+        (torch.ones(16, 16), r"not \(16, 16\)"),
+        (torch.full((1, 1, 16, 16), 0.5), "nothing in between"),
+        (torch.full((1, 1, 16, 16), math.nan), "nothing in between"),
+        (torch.zeros(1, 1, 16, 16), "nothing would be painted"),
+    ],
+)
+def test_masks_that_cannot_be(mask: Tensor, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Edit(pictures(), mask=mask)
+
+
+def test_pictures_that_cannot_be(toy: LatentDiffusion) -> None:
+    with pytest.raises(ValueError, match="adds B"):
+        Edit(pictures()[0])
+    with pytest.raises(ValueError, match="nearest are 16 and 20"):
+        toy.generate(["a"], edit=Edit(pictures(side=18)))
+    with pytest.raises(ValueError, match="2 pictures to edit and 3 seeds"):
+        toy.generate(["a"], seeds=[1, 2, 3], edit=Edit(pictures(2)))
+    with pytest.raises(ValueError, match="resize it"):
+        toy.generate(["a"], size=32, edit=Edit(pictures()))
+    with pytest.raises(ValueError, match="expected pictures"):
+        toy.generate(["a"], edit=Edit(pictures()[:, :2]))
+    assert draw(toy, ["a"], size=16, edit=Edit(pictures())).shape == (1, 4, 8, 8)
