@@ -54,6 +54,7 @@ from ldm_edu.models.clip import TextEncoder
 from ldm_edu.models.unet import UNet
 from ldm_edu.samplers import Rng, Sampler, Step, dpmpp_2m, initial_noise
 from ldm_edu.schedule import Level, Spacing, levels, make_schedule
+from ldm_edu.tiling import TILE, piecewise
 from ldm_edu.tokenizer import Tokenizer
 
 
@@ -201,27 +202,47 @@ class LatentDiffusion:
         return NetworkDenoiser(self.unet, self.preset.prediction, cond, levels)
 
     @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, *, tile: int = TILE) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, H/f, W/f) of about unit variance, in float32.
+
+        Parameters
+        ----------
+        tile
+            no more than ``tile * tile`` pixels are encoded at a time (see `ldm_edu.tiling`): a picture that has more
+            goes in tiles, and its latents are a little different then.
 
         Raises
         ------
         ValueError
-            if a side is not a multiple of the autoencoder's factor f.
+            if a side, or ``tile``, is not a multiple of the autoencoder's factor f.
         """
         if self.autoencoder is None:
             return images
-        config = self.autoencoder.config
-        z = self.autoencoder.encode(images.to(self.autoencoder.quant.weight)).mode.float()
-        return (z - config.shift) * config.scale
+        self._check_tile(tile)
+        autoencoder, config = self.autoencoder, self.autoencoder.config
+        to_mode = lambda x: autoencoder.encode(x.to(autoencoder.quant.weight)).mode.float()  # noqa: E731
+        return (piecewise(to_mode, images, tile, config.factor) - config.shift) * config.scale
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, h, w) to pictures (B, 3, h*f, w*f) in [-1, 1], in float32; values outside are clipped."""
+    def decode(self, latents: Tensor, *, tile: int = TILE) -> Tensor:
+        """Latents (B, C, h, w) to pictures (B, 3, h*f, w*f) in [-1, 1], in float32; values outside are clipped.
+
+        Parameters
+        ----------
+        tile
+            no more than ``tile * tile`` pixels are decoded at a time, as in `encode`. Smaller tiles take less memory.
+
+        Raises
+        ------
+        ValueError
+            if ``tile`` is not a multiple of the autoencoder's factor f.
+        """
         if self.autoencoder is None:
             return latents.clamp(-1, 1)
-        z = self.unscaled(latents)
-        return self.autoencoder.decode(z.to(self.autoencoder.quant.weight)).float().clamp(-1, 1)
+        self._check_tile(tile)
+        autoencoder = self.autoencoder
+        to_images = lambda z: autoencoder.decode(z.to(autoencoder.quant.weight)).float()  # noqa: E731
+        return piecewise(to_images, self.unscaled(latents), tile // self._factor).clamp(-1, 1)
 
     def unscaled(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) as the autoencoder has them, before they were scaled to unit variance."""
@@ -305,6 +326,10 @@ class LatentDiffusion:
         else:
             guided = cfg(towards, away, guidance) if len(cond) else towards
         return sampler(start.keep(guided), start.x, start.levels, rng=Rng(seeds))
+
+    def _check_tile(self, tile: int) -> None:
+        if tile % self._factor or tile < 2 * self._factor:
+            raise ValueError(f"tile={tile} must be a multiple of {self._factor}, and at least {2 * self._factor}")
 
     @property
     def _factor(self) -> int:

@@ -10,6 +10,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+TILE = 1024  # an autoencoder works on no more than the pixels of one picture of this side at a time, if not told other
+
 
 def decode_tiled(decode: Callable[[Tensor], Tensor], latents: Tensor, tile: int, overlap: int) -> Tensor:
     """Pictures (B, 3, h*f, w*f) of latents (B, C, h, w), decoded in tiles.
@@ -24,7 +26,7 @@ def decode_tiled(decode: Callable[[Tensor], Tensor], latents: Tensor, tile: int,
     ValueError
         if tile and overlap do not fit.
     """
-    return _tiled(decode, latents, tile, overlap)
+    return _tiled(decode, latents, (tile, tile), overlap)
 
 
 def encode_tiled(encode: Callable[[Tensor], Tensor], images: Tensor, tile: int, overlap: int) -> Tensor:
@@ -40,7 +42,44 @@ def encode_tiled(encode: Callable[[Tensor], Tensor], images: Tensor, tile: int, 
     ValueError
         if tile and overlap do not fit, or are no multiples of f.
     """
-    return _tiled(encode, images, tile, overlap)
+    return _tiled(encode, images, (tile, tile), overlap)
+
+
+def piecewise(function: Callable[[Tensor], Tensor], x: Tensor, side: int, multiple: int = 1) -> Tensor:
+    """``function(x)`` for ``x`` (B, C, H, W), on no more than ``side * side`` of its positions at a time.
+
+    Pictures that are small enough go in slices of the batch, which changes nothing. A larger one goes in tiles of about
+    equal size, neighbours sharing a quarter of ``side``.
+
+    Parameters
+    ----------
+    multiple : what the sides of a tile, and of x, are multiples of: f for an encoder, 1 for a decoder.
+
+    Raises
+    ------
+    ValueError
+        if ``side`` is too small for a tile and its overlap.
+    """
+    high, wide = x.shape[-2:]
+    if high * wide <= side * side:
+        return torch.cat([function(part) for part in x.split(side * side // (high * wide))])
+    overlap = -(-side // (4 * multiple)) * multiple
+    if side <= overlap:
+        raise ValueError(f"tiles of side {side} cannot overlap by {overlap}: choose at least {2 * multiple}")
+    tiles = even_tile(high, side, overlap, multiple), even_tile(wide, side, overlap, multiple)
+    return torch.cat([_tiled(function, picture, tiles, overlap) for picture in x.split(1)])
+
+
+def even_tile(length: int, most: int, overlap: int, multiple: int = 1) -> int:
+    """The shortest tile that covers a side with as few tiles as one of length ``most`` would.
+
+    >>> even_tile(1088, 1024, 128, 8), starts(1088, 608, 128)      # not [0, 64]
+    (608, [0, 480])
+    """
+    if length <= most:
+        return most  # one is enough; a side may be shorter than the overlap, a tile may not
+    count = -(-(length - overlap) // (most - overlap))
+    return -(-(length + (count - 1) * overlap) // (count * multiple)) * multiple
 
 
 def starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -59,14 +98,14 @@ def feather(length: int, overlap: int) -> Tensor:
     return (edge / overlap).clamp(max=1.0) if overlap else torch.ones(length)
 
 
-def _tiled(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int) -> Tensor:
-    if tile < 1 or not 0 <= overlap < tile:
-        raise ValueError(f"tile={tile} and overlap={overlap} do not fit: 0 <= overlap < tile is needed")
+def _tiled(function: Callable[[Tensor], Tensor], x: Tensor, tile: tuple[int, int], overlap: int) -> Tensor:
+    if min(tile) < 1 or not 0 <= overlap < min(tile):
+        raise ValueError(f"tile={min(tile)} and overlap={overlap} do not fit: 0 <= overlap < tile is needed")
     high, wide = x.shape[-2:]
     total: Tensor | None = None
-    for top in starts(high, tile, overlap):
-        for left in starts(wide, tile, overlap):
-            part = x[..., top : top + tile, left : left + tile]
+    for top in starts(high, tile[0], overlap):
+        for left in starts(wide, tile[1], overlap):
+            part = x[..., top : top + tile[0], left : left + tile[1]]
             piece = function(part)  # (B, C', t', t')
             ratio = Fraction(piece.shape[-1], part.shape[-1])
             row, column = _whole(top * ratio), _whole(left * ratio)

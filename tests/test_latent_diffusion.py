@@ -364,3 +364,20 @@ def test_sizes_that_do_not_fit(toy: LatentDiffusion, size: int, words: str) -> N
 def test_pictures_that_do_not_fit(toy: LatentDiffusion) -> None:
     with pytest.raises(ValueError, match="multiples of 2"):
         toy.encode(torch.zeros(1, 3, 15, 16))
+
+
+def test_a_large_picture_goes_in_tiles_and_a_large_batch_in_slices(toy: LatentDiffusion) -> None:
+    z = torch.randn(5, *toy.latent_shape(32), generator=torch.Generator().manual_seed(0))
+    images = toy.decode(z)
+    torch.testing.assert_close(toy.decode(z, tile=32), images)  # one at a time
+    torch.testing.assert_close(toy.encode(images, tile=32), toy.encode(images))
+    tiled = toy.decode(z[:1], tile=16)
+    assert tiled.shape == (1, 3, 32, 32) and 0 < (tiled - images[:1]).abs().mean() < 0.2
+    assert toy.encode(images, tile=16).shape == z.shape
+    for tile in (0, 2, 7, -16):
+        with pytest.raises(ValueError, match=f"tile={tile} must be a multiple of 2"):
+            toy.decode(z, tile=tile)
+
+
+def test_a_batch_of_nothing(toy: LatentDiffusion) -> None:
+    assert toy.decode(torch.zeros(0, 4, 8, 8)).shape == (0, 3, 16, 16)

@@ -1,11 +1,13 @@
 """Tiles: together they are the whole, and between two of them there is a fade and no seam."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_edu.tiling import decode_tiled, encode_tiled, feather, starts
+from ldm_edu.tiling import decode_tiled, encode_tiled, even_tile, feather, piecewise, starts
 
 
 def enlarge(z: Tensor) -> Tensor:
@@ -60,3 +62,38 @@ def test_what_does_not_fit_is_refused() -> None:
         decode_tiled(enlarge, torch.zeros(1, 1, 8, 8), 4, 4)
     with pytest.raises(ValueError, match="multiples"):
         encode_tiled(lambda p: F.avg_pool2d(p, 4), torch.zeros(1, 3, 32, 32), 16, 6)
+
+
+def watched(seen: list[tuple[int, ...]]) -> Callable[[Tensor], Tensor]:
+    def decode(part: Tensor) -> Tensor:
+        seen.append(tuple(part.shape))
+        return enlarge(part)
+
+    return decode
+
+
+@pytest.mark.parametrize(
+    "shape", [(7, 4, 8, 8), (1, 4, 16, 16), (3, 4, 17, 16), (2, 4, 5, 61), (1, 4, 2, 200), (1, 4, 40, 40)]
+)
+def test_pieces_are_the_whole_and_none_is_larger_than_allowed(shape: tuple[int, ...]) -> None:
+    z = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    seen: list[tuple[int, ...]] = []
+    torch.testing.assert_close(piecewise(watched(seen), z, 16), enlarge(z))
+    assert all(b * h * w <= 256 for b, _, h, w in seen)
+    if shape[2] * shape[3] <= 256:  # slices of the batch, as few as can be
+        assert len(seen) == -(-shape[0] * shape[2] * shape[3] // 256)
+
+
+def test_encoded_pieces_end_where_latent_pixels_do() -> None:
+    x = torch.randn(1, 3, 72, 104, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(piecewise(lambda p: F.avg_pool2d(p, 8), x, 48, 8), F.avg_pool2d(x, 8))
+
+
+def test_tiles_are_of_about_equal_size() -> None:
+    for most, overlap, multiple in [(16, 4, 1), (64, 16, 8), (32, 8, 4)]:
+        for length in range(multiple, 8 * most, multiple):
+            tile = even_tile(length, most, overlap, multiple)
+            assert tile <= most and tile % multiple == 0
+            assert len(starts(length, tile, overlap)) == len(starts(length, most, overlap))
+    with pytest.raises(ValueError, match="at least 16"):
+        piecewise(lambda p: F.avg_pool2d(p, 8), torch.zeros(1, 3, 64, 64), 8, 8)
