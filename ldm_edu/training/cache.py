@@ -1,0 +1,251 @@
+"""Latents and text states, computed once and kept on disk: what training reads instead of pictures and captions.
+
+A cache is a folder::
+
+    index.json                    what it was made from, its buckets, the number of its captions
+    pictures.safetensors          which picture is in which bucket, and which caption each has
+    latents-512x512-00000.safetensors ...   float16, scaled to unit variance
+    text-00000.safetensors ...              float16, one entry a different caption; the first is the blank one
+
+Every file is written beside and renamed, so a caching that was killed goes on where it stopped; several processes
+share the files among them. Reading maps the files into memory: only the rows of a batch are touched.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ldm_edu.datasets.folder import CaptionedPictures, digest
+from ldm_edu.files import atomic_write, atomic_write_text
+from ldm_edu.training.buckets import Size, fit, nearest_bucket
+
+FORMAT = "ldm-edu-cache/1"
+SHARD = 1024  # pictures, or captions, a file
+CHUNK = 16  # pictures encoded at once
+BLANK = 0  # the row of the blank caption
+
+Encode = Callable[[Tensor], Tensor]  # pictures (n, 3, H, W) in [-1, 1] -> scaled latents (n, C, h, w)
+Embed = Callable[[Sequence[str]], Tensor]  # captions -> their states (n, L, D)
+
+
+@dataclass(frozen=True)
+class Index:
+    """What ``index.json`` holds. ``made_from`` names what the numbers depend on, each with its fingerprint."""
+
+    made_from: dict[str, str]
+    sizes: list[Size]  # of the buckets that have pictures
+    counts: list[int]  # pictures in each
+    captions: int  # different ones, the blank one among them
+    shard: int = SHARD
+    format: str = FORMAT
+
+    def files(self) -> Iterator[tuple[str, int | None, range]]:
+        """Every file of numbers: its name, its bucket (None: text), and which of the bucket's rows it holds."""
+        for number, first in enumerate(range(0, self.captions, self.shard)):
+            yield f"text-{number:05}.safetensors", None, range(first, min(first + self.shard, self.captions))
+        for bucket, ((height, width), count) in enumerate(zip(self.sizes, self.counts, strict=True)):
+            for number, first in enumerate(range(0, count, self.shard)):
+                name = f"latents-{height}x{width}-{number:05}.safetensors"
+                yield name, bucket, range(first, min(first + self.shard, count))
+
+
+def start_cache(
+    folder: Path, pictures: CaptionedPictures, sizes: Sequence[Size], networks: dict[str, str], *, shard: int = SHARD
+) -> Index:
+    """Sort the pictures into buckets and write the index, or take the one that is there if it was made from the same.
+
+    Parameters
+    ----------
+    networks
+        the fingerprint of each network by its name, as `fingerprint` gives it.
+
+    Raises
+    ------
+    ValueError
+        if a picture cannot be read, or the cache in ``folder`` was made from something else.
+    SaveError
+        if the folder cannot be written.
+    """
+    made_from = {"pictures": pictures.fingerprint, "bucket sizes": digest(json.dumps(list(sizes))), **networks}
+    path = folder / "index.json"
+    if path.exists():
+        index = read_index(folder)
+        if other := stale(index, made_from):
+            raise ValueError(
+                f"the cache in {folder} is stale: it was made from other {' and other '.join(other)}. Remove that "
+                "folder to have it made anew, or name another one with --cache"
+            )
+        return index
+    members: list[list[int]] = [[] for _ in sizes]
+    for i in range(len(pictures.names)):
+        members[nearest_bucket(*pictures.size(i), sizes)].append(i)
+    kept = [bucket for bucket, ids in enumerate(members) if ids]
+    places = {"": BLANK}
+    texts = [places.setdefault(caption, len(places)) for caption in pictures.captions]
+    tensors = {f"bucket-{place}": torch.tensor(members[bucket]) for place, bucket in enumerate(kept)}
+    tensors["texts"] = torch.tensor(texts)
+    index = Index(made_from, [sizes[b] for b in kept], [len(members[b]) for b in kept], len(places), shard)
+    atomic_write(folder / "pictures.safetensors", lambda beside: safetensors.torch.save_file(tensors, beside))
+    atomic_write_text(path, json.dumps(asdict(index), indent=1) + "\n")
+    return index
+
+
+def stale(index: Index, made_from: dict[str, str]) -> list[str]:
+    """What a cache was made from that is not the same any more, by name."""
+    return [name for name in made_from if index.made_from.get(name) != made_from[name]]
+
+
+def read_index(folder: Path) -> Index:
+    """The index of a cache.
+
+    Raises
+    ------
+    ValueError
+        if it is damaged, or of another format.
+    """
+    path = folder / "index.json"
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values["sizes"] = [(height, width) for height, width in values["sizes"]]
+        index = Index(**values)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no readable index of a cache ({error}); remove {folder} to make it anew"
+        ) from error
+    if index.format != FORMAT:
+        raise ValueError(f"{path} has the format {index.format}, not {FORMAT}; remove {folder} to make it anew")
+    return index
+
+
+def fill_cache(
+    folder: Path, pictures: CaptionedPictures, encode: Encode, embed: Embed, *, part: int = 0, parts: int = 1
+) -> Iterator[tuple[int, int]]:
+    """Write the files that are missing; yields (pictures and captions done, of how many) after each file.
+
+    ``part`` of ``parts``: which of several processes this is; file ``i`` falls to process ``i % parts``.
+
+    Raises
+    ------
+    ValueError
+        if a picture cannot be read, naming it, or the numbers that a network gives are not finite.
+    SaveError
+        if the disk is full or refuses; what was written stays, and the next call goes on from there.
+    """
+    index = read_index(folder)
+    table = _read(folder / "pictures.safetensors")
+    captions = list(dict.fromkeys(["", *pictures.captions]))
+    mine = list(index.files())[part::parts]
+    done, total = 0, sum(len(rows) for *_, rows in mine)
+    for name, bucket, rows in mine:
+        if not (folder / name).exists():
+            if bucket is None:
+                tensors = {"states": _half(name, embed([captions[row] for row in rows]))}
+            else:
+                ids = table[f"bucket-{bucket}"][rows.start : rows.stop].tolist()
+                load = partial(_picture, pictures, index.sizes[bucket])
+                latents = [
+                    encode(torch.stack([load(i) for i in ids[at : at + CHUNK]])) for at in range(0, len(ids), CHUNK)
+                ]
+                tensors = {"latents": _half(name, torch.cat(latents))}
+            atomic_write(folder / name, partial(safetensors.torch.save_file, tensors))
+        done += len(rows)
+        yield done, total
+
+
+def _picture(pictures: CaptionedPictures, size: Size, i: int) -> Tensor:
+    return fit(pictures.rgb(i), size)
+
+
+def _half(name: str, values: Tensor) -> Tensor:
+    """float16, whose steps are 0.05 % of a value; bfloat16's would be 0.4 %."""
+    half = values.detach().to("cpu", torch.float16).contiguous()
+    if not half.isfinite().all():
+        raise ValueError(f"{name}: the network gave numbers that are not finite; check the weights that --parts names")
+    return half
+
+
+@dataclass
+class Cache:
+    """A finished cache, open for reading."""
+
+    folder: Path
+    index: Index = field(init=False)
+    _open: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check that every file is there.
+
+        Raises
+        ------
+        ValueError
+            if one is missing or damaged, naming it.
+        """
+        self.index = read_index(self.folder)
+        missing = [name for name, *_ in self.index.files() if not (self.folder / name).exists()]
+        if missing:
+            raise ValueError(
+                f"the cache in {self.folder} lacks {len(missing)} files, the first is {missing[0]}; start the training "
+                "again on the same pictures to have them made"
+            )
+        table = _read(self.folder / "pictures.safetensors")
+        self._texts = table["texts"]
+        self._members = [table[f"bucket-{bucket}"] for bucket in range(len(self.index.counts))]
+
+    def latents(self, bucket: int, rows: Sequence[int]) -> Tensor:
+        """Scaled latents of some rows of a bucket: (n, C, h, w), float32."""
+        height, width = self.index.sizes[bucket]
+        return self._rows(f"latents-{height}x{width}", "latents", rows)
+
+    def captions(self, bucket: int, rows: Sequence[int]) -> Tensor:
+        """Which caption each of some rows of a bucket has: (n,)."""
+        return self._texts[self._members[bucket][list(rows)]]
+
+    def states(self, captions: Sequence[int]) -> Tensor:
+        """Text states of some captions: (n, L, D), float32."""
+        return self._rows("text", "states", captions)
+
+    def _rows(self, stem: str, key: str, rows: Sequence[int]) -> Tensor:
+        found = []
+        for row in rows:
+            shard, place = divmod(row, self.index.shard)
+            found.append(self._slices(f"{stem}-{shard:05}.safetensors", key)[place])
+        return torch.stack(found).float()
+
+    def _slices(self, name: str, key: str) -> Any:
+        if name not in self._open:
+            try:
+                file = safetensors.safe_open(self.folder / name, framework="pt")
+                self._open[name] = file.get_slice(key)
+            except (OSError, safetensors.SafetensorError) as error:
+                raise ValueError(
+                    f"{self.folder / name} is damaged ({error}); remove that file and start again: only it is made anew"
+                ) from error
+        return self._open[name]
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove {path.parent} to make the cache anew") from error
+
+
+def fingerprint(*modules: nn.Module, note: str = "") -> str:
+    """A fingerprint of the weights of some networks, and of a ``note`` on how they are used."""
+    tensors = (
+        (f"{i}.{name}", tensor) for i, module in enumerate(modules) for name, tensor in module.state_dict().items()
+    )
+    return digest([note, *(part for name, tensor in sorted(tensors) for part in (name, tensor_bytes(tensor)))])
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The numbers of a tensor as they lie in memory."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
