@@ -16,6 +16,7 @@ from ldm_edu.models.unet import UNet
 from ldm_edu.schedule import make_schedule
 from ldm_edu.training.ema import Ema
 from ldm_edu.training.loop import load_state, rng_for, train, trapezoid
+from ldm_edu.training.recipes import UNetRecipe
 from ldm_edu.training.tasks import DiffusionBatch, DiffusionTask
 
 
@@ -28,7 +29,8 @@ def toy_task(lr: float = 1e-3) -> DiffusionTask:
         return DiffusionBatch(torch.randn(n, 4, 8, 8, generator=rng), torch.randn(n, 3, 32, generator=rng))
 
     schedule = make_schedule(TOY.schedule)
-    return DiffusionTask(model, schedule, "v", batches, batch=4, lr=lr, ema_decay=0.9)
+    recipe = UNetRecipe(steps=40, batch=4, lr=lr, decay=0.25, ema_decay=0.9, floor=0.0)
+    return DiffusionTask(model, schedule, "v", batches, recipe)
 
 
 def weights(task: DiffusionTask) -> dict[str, torch.Tensor]:

@@ -70,7 +70,7 @@ def test_a_unet_is_trained_on_from_its_weights(tmp_path: Path) -> None:
 
 
 def test_training_needs_the_parts_before_it(tmp_path: Path) -> None:
-    from ldm_edu.checkpoint.errors import CheckpointError
+    from ldm_edu.checkpoint.io import CheckpointError
     from ldm_edu.training.recipes import UNETS
     from ldm_edu.training.runs import unet_run
 
@@ -95,3 +95,32 @@ def test_measured_scale_gives_unit_variance() -> None:
     scaled = (latents - shift) * scale
     assert scaled.mean().abs() < 1e-5
     assert scaled.std().item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_folder_of_another_preset_is_not_trained(tmp_path: Path) -> None:
+    from ldm_edu.checkpoint.io import CheckpointError
+    from ldm_edu.training.recipes import UNETS
+    from ldm_edu.training.runs import unet_run
+
+    LatentDiffusion.from_preset(TOY).save(tmp_path)
+    with pytest.raises(CheckpointError, match=r"made for the preset toy, not emoji: name, size, .*--preset toy"):
+        unet_run(EMOJI, UNETS["emoji"], tmp_path, torch.device("cpu"))
+
+
+def test_latents_are_encoded_once_and_anew_for_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ldm_edu.models.autoencoder import AutoencoderKL
+    from ldm_edu.training import sources
+
+    assert TOY.autoencoder is not None
+    model, captioned = AutoencoderKL(TOY.autoencoder), captioned_pictures(TOY)
+    path = tmp_path / "latents.safetensors"
+    wanted = sources.encode_all(model, captioned)
+    assert torch.equal(sources.cached_latents(model, captioned, path), wanted)
+    with monkeypatch.context() as patched:
+        patched.setattr(sources, "encode_all", lambda model, captioned: pytest.fail("encoded a second time"))
+        assert torch.equal(sources.cached_latents(model, captioned, path), wanted)
+    with torch.no_grad():
+        model.quant.bias += 1.0
+    assert not torch.equal(sources.cached_latents(model, captioned, path), wanted)
+    path.write_bytes(path.read_bytes()[:100])  # cut short: made anew too
+    assert torch.equal(sources.cached_latents(model, captioned, path), sources.encode_all(model, captioned))

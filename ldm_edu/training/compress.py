@@ -57,19 +57,8 @@ def compress_task(
     _known(factor)
     torch.manual_seed(recipe.seed)
     model = AutoencoderKL(CONFIGS[factor]).to(device or "cpu")
-    return AutoencoderTask(
-        model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
-        cuttings(max(32, 4 * factor)),
-        perceptual=None,
-        batch=recipe.batch,
-        lr=recipe.lr,
-        decay=recipe.decay,
-        kl=recipe.kl,
-        perceptual_weight=0.0,
-        perceptual_from=0.0,
-        adversarial_weight=0.0,
-        adversarial_from=1.0,
-    )
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return AutoencoderTask(model, cuttings(max(32, 4 * factor)), recipe, perceptual=None)
 
 
 def load_compress(factor: int, folder: Path = Path("runs") / FOLDER) -> AutoencoderKL:

@@ -69,6 +69,7 @@ class UNetRecipe:
     steps: int
     batch: int
     lr: float
+    warmup: int = 60  # steps in which the learning rate rises
     decay: float = 0.4  # the share of the run, its last, in which the learning rate falls to 0
     drop: float = 0.1  # share of conditions replaced by the blank one (Ho and Salimans 2022)
     gamma: float | None = 5.0  # ceiling of the min-SNR weight (Hang et al. 2023); None: no weight (Ho et al. 2020)
@@ -125,6 +126,10 @@ UNETS = {
     "fashion": UNetRecipe(steps=2000, batch=32, lr=2e-3, gamma=None),
     "shapes": UNetRecipe(steps=2000, batch=64, lr=1e-3, joint_text=True),
     "emoji": UNetRecipe(steps=3500, batch=64, lr=8e-4, narrow_from=0.36),
+    # as Stable Diffusion 1.1 began (its model card): 237,000 steps at 256 px; the weight of the loss is 1, eps's own
+    "sd15": UNetRecipe(
+        steps=237_000, batch=2048, lr=1e-4, warmup=10_000, decay=0.0, gamma=None, ema_decay=0.9999, drop=0.1
+    ),
 }
 
 UNETS_ON = {  # from trained weights on: `ldm-edu train unet --start FOLDER`

@@ -21,10 +21,10 @@ from ldm_edu.datasets.fashion import FashionTensors, fashion_tensors
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.classifier import Classifier
 from ldm_edu.models.clip import CLIP, TextEncoder
-from ldm_edu.models.unet import UNet
 from ldm_edu.schedule import make_schedule
 from ldm_edu.training import sources
 from ldm_edu.training.loop import Task
+from ldm_edu.training.parts import new_unet, same_model
 from ldm_edu.training.recipes import (
     AutoencoderRecipe,
     ClassifierRecipe,
@@ -56,19 +56,7 @@ def autoencoder_run(
     torch.manual_seed(recipe.seed)
     model = AutoencoderKL(preset.autoencoder).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     judge = load_classifier(perceptual).model.to(device) if recipe.perceptual else None
-    task = AutoencoderTask(
-        model,
-        sources.pictures(preset),
-        perceptual=judge,
-        batch=recipe.batch,
-        lr=recipe.lr,
-        decay=recipe.decay,
-        kl=recipe.kl,
-        perceptual_weight=recipe.perceptual,
-        perceptual_from=recipe.perceptual_from,
-        adversarial_weight=recipe.adversarial,
-        adversarial_from=recipe.adversarial_from,
-    )
+    task = AutoencoderTask(model, sources.pictures(preset), recipe, perceptual=judge)
 
     def export() -> None:
         trained: AutoencoderKL = task.ema.model  # type: ignore[assignment]
@@ -95,14 +83,8 @@ def decoder_run(
     model = AutoencoderKL(config)
     load_into(model, load_tensors(folder, "autoencoder"), f"the autoencoder of {folder}")
     model.float().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    task = DecoderTask(
-        model,
-        sources.pictures(preset),
-        perceptual=load_classifier(perceptual).model.to(device) if recipe.perceptual else None,
-        batch=recipe.batch,
-        lr=recipe.lr,
-        perceptual_weight=recipe.perceptual,
-    )
+    judge = load_classifier(perceptual).model.to(device) if recipe.perceptual else None
+    task = DecoderTask(model, sources.pictures(preset), recipe, perceptual=judge)
     return Run(task, recipe.steps, recipe.seed, lambda: save_tensors(folder, "autoencoder", task.trained()))
 
 
@@ -110,12 +92,7 @@ def classifier_run(recipe: ClassifierRecipe, folder: Path, device: torch.device)
     """Train a classifier of emoji."""
     torch.manual_seed(recipe.seed)
     model = Classifier(recipe.config).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    task = ClassifierTask(
-        model,
-        sources.labelled_pictures(core=recipe.core, held_out=recipe.held_out),
-        batch=recipe.batch,
-        lr=recipe.lr,
-    )
+    task = ClassifierTask(model, sources.labelled_pictures(core=recipe.core, held_out=recipe.held_out), recipe)
     seen = f"{'core' if recipe.core else 'all'} concepts, held-out pictures {'too' if recipe.held_out else 'excluded'}"
 
     def export() -> None:
@@ -130,7 +107,7 @@ def clip_run(preset: Preset, recipe: ClipRecipe, folder: Path, device: torch.dev
     assert preset.text and preset.vision and preset.embed_dim, f"the preset {preset.name} has no CLIP to train"
     torch.manual_seed(recipe.seed)
     model = CLIP(preset.text, preset.vision, preset.embed_dim).to(device)
-    task = ClipTask(model, sources.caption_pairs(preset), batch=recipe.batch, lr=recipe.lr)
+    task = ClipTask(model, sources.caption_pairs(preset), recipe)
 
     def export() -> None:
         save_tensors(folder, "text", model.text.state_dict())
@@ -151,47 +128,38 @@ def unet_run(
     Raises
     ------
     CheckpointError
-        if the parts that are trained before are not in ``folder``.
+        if the parts that are trained before are not in ``folder``, or were trained for another preset.
     """
     torch.manual_seed(recipe.seed)
-    preset = load_preset(folder)
+    preset = same_model(load_preset(folder), preset, folder)
     assert preset.autoencoder and preset.text, f"the preset {preset.name} has no autoencoder or no text"
     encoder = TextEncoder(preset.text).to(device)
     if not recipe.joint_text:
         load_into(encoder, load_tensors(folder, "text"), f"the text encoder of {folder}")
         encoder.to(device).requires_grad_(False)
-    model = UNet(preset.unet).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    nn.init.zeros_(model.conv_out.weight)  # the first prediction is 0, its mean: training starts calm
+    model = new_unet(preset, device)
     if start is not None:
         load_into(model, load_tensors(start, "unet"), f"the U-Net of {start}")
-        model.float().to(device).to(memory_format=torch.channels_last)
+        model.float().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     autoencoder = AutoencoderKL(preset.autoencoder)
     load_into(autoencoder, load_tensors(folder, "autoencoder"), f"the autoencoder of {folder}")
     captioned = sources.captioned_pictures(preset)
-    raw = sources.encode_all(autoencoder.to(device), captioned)
-    latents = (raw - preset.autoencoder.shift) * preset.autoencoder.scale
-    task = DiffusionTask(
-        model,
-        make_schedule(preset.schedule),
-        preset.prediction,
-        sources.diffusion_batches(
-            preset,
-            captioned,
-            latents,
-            encoder,
-            drop=recipe.drop,
-            joint=recipe.joint_text,
-            narrow_from=recipe.narrow_from,
-        ),
-        batch=recipe.batch,
-        lr=recipe.lr,
-        ema_decay=recipe.ema_decay,
-        decay=recipe.decay,
-        gamma=recipe.gamma,
-        floor=recipe.floor,
-        encoder=encoder if recipe.joint_text else None,
+    raw = sources.cached_latents(
+        autoencoder.to(device), captioned, folder / "training" / "unet" / "latents.safetensors"
     )
+    latents = (raw - preset.autoencoder.shift) * preset.autoencoder.scale
+    batches = sources.diffusion_batches(
+        preset,
+        captioned,
+        latents,
+        encoder,
+        drop=recipe.drop,
+        joint=recipe.joint_text,
+        narrow_from=recipe.narrow_from,
+    )
+    learning = encoder if recipe.joint_text else None
+    task = DiffusionTask(model, make_schedule(preset.schedule), preset.prediction, batches, recipe, encoder=learning)
 
     def export() -> None:
         averaged = task.ema.model
@@ -225,20 +193,14 @@ def pixels_task(preset: Preset, recipe: UNetRecipe, data: FashionTensors, device
     if preset.autoencoder or preset.text or preset.classes is None or preset.unet.vector_dim is None:
         raise ValueError(f"the preset {preset.name} does not draw pixels from classes; choose fashion")
     torch.manual_seed(recipe.seed)
-    model = UNet(preset.unet).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    nn.init.zeros_(model.conv_out.weight)  # the first prediction is 0, its mean: training starts calm
+    model = new_unet(preset, device)
     conditioner = ClassConditioner(preset.classes, preset.unet.vector_dim).to(device)
     return DiffusionTask(
         model,
         make_schedule(preset.schedule),
         preset.prediction,
         sources.class_batches(data.images, data.labels, conditioner, drop=recipe.drop),
-        batch=recipe.batch,
-        lr=recipe.lr,
-        ema_decay=recipe.ema_decay,
-        decay=recipe.decay,
-        gamma=recipe.gamma,
-        floor=recipe.floor,
+        recipe,
         encoder=conditioner,
     )
 

@@ -1,8 +1,13 @@
 """Where training's batches come from: pictures, captions and their latents, drawn by a seeded generator."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -10,10 +15,13 @@ from ldm_edu.conditioning import ClassConditioner
 from ldm_edu.config import Preset
 from ldm_edu.datasets.backgrounds import PALETTE, background, composite, random_backgrounds
 from ldm_edu.datasets.emoji import EmojiTensors, emoji_tensors, on_background
+from ldm_edu.datasets.folder import digest
 from ldm_edu.datasets.shapes import ShapesTensors, shapes_tensors
+from ldm_edu.files import atomic_write
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.clip import TextEncoder
 from ldm_edu.tokenizer import Tokenizer
+from ldm_edu.training.cache import fingerprint, tensor_bytes
 from ldm_edu.training.tasks import DiffusionBatch, Pictures, autocast
 
 SHAPES_SHOWN = 20_000  # scenes drawn for a training set
@@ -110,6 +118,27 @@ def encode_all(model: AutoencoderKL, captioned: Captioned) -> Tensor:
         with autocast(device):
             latents.append(model.encode(captioned.images(rows).to(device)).mode.float().cpu())
     return torch.cat(latents)
+
+
+def cached_latents(model: AutoencoderKL, captioned: Captioned, path: Path) -> Tensor:
+    """`encode_all`, kept in a file: a resumed run reads it, and it is made anew when weights or pictures have changed.
+
+    Raises
+    ------
+    SaveError
+        if the file cannot be written.
+    """
+    pictures = captioned.rgba if captioned.rgba is not None else captioned.drawn
+    assert pictures is not None
+    made_from = digest([fingerprint(model), tensor_bytes(pictures), tensor_bytes(captioned.colours)])
+    if path.exists():
+        with contextlib.suppress(safetensors.SafetensorError), safetensors.safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("made_from") == made_from:
+                return file.get_tensor("latents")
+    latents = encode_all(model, captioned).contiguous()
+    write = partial(safetensors.torch.save_file, {"latents": latents}, metadata={"made_from": made_from})
+    atomic_write(path, write)
+    return latents
 
 
 def measure_scale(latents: Tensor) -> tuple[float, float]:

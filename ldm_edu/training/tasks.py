@@ -18,25 +18,33 @@ from ldm_edu.schedule import NoiseSchedule, add_noise
 from ldm_edu.training.ema import Ema
 from ldm_edu.training.loop import trapezoid
 from ldm_edu.training.losses import contrastive_loss, diffusion_loss, discriminator_loss, perceptual_loss
+from ldm_edu.training.recipes import AutoencoderRecipe, ClassifierRecipe, ClipRecipe, DecoderRecipe, UNetRecipe
 
 Pictures = Callable[[torch.Generator, int], Tensor]  # (rng, n) -> (n, 3, H, W) in [-1, 1]
 
 
-def autocast(device: torch.device) -> torch.autocast:
+def autocast(device: torch.device, *, enabled: bool = True) -> torch.autocast:
     """bfloat16 where it is safe, float32 elsewhere; float16 is never used (its range needs loss scaling)."""
-    return torch.autocast(device.type, torch.bfloat16)
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
-class _Task:
+class BaseTask:
     """What the tasks share: one AdamW a network and the trapezoid learning rate."""
 
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
 
     def _setup(
-        self, learned: dict[str, nn.Module], lr: float, weight_decay: float, *, beta2: float = 0.99, decay: float = 0.25
+        self,
+        learned: dict[str, nn.Module],
+        lr: float,
+        weight_decay: float,
+        *,
+        beta2: float = 0.99,
+        decay: float = 0.25,
+        warmup: int = 60,
     ) -> None:
-        self.lr, self.decay = lr, decay
+        self.lr, self.decay, self.warmup = lr, decay, warmup
         self.modules = dict(learned)
         self.device = next(iter(learned.values())).parameters().__next__().device
         self.optimizers = {
@@ -45,50 +53,47 @@ class _Task:
         }
 
     def _update(self, name: str, loss: Tensor, step: int, progress: float, clip: float = 1.0) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad()
+        self.optimizers[name].zero_grad()
         loss.backward()
+        self._descend(name, step, progress, clip)
+
+    def _descend(self, name: str, step: int, progress: float, clip: float = 1.0) -> None:
+        """One step down the gradients that the parameters hold."""
+        optimizer = self.optimizers[name]
         nn.utils.clip_grad_norm_(self.modules[name].parameters(), clip)
         for group in optimizer.param_groups:
-            group["lr"] = self.lr * trapezoid(progress, step, decay=self.decay)
+            group["lr"] = self.lr * trapezoid(progress, step, self.warmup, self.decay)
         optimizer.step()
 
 
-class AutoencoderTask(_Task):
+class AutoencoderTask(BaseTask):
     """L1 + perceptual + patch adversarial + KL (Rombach et al. 2022, appendix G; Esser et al. 2021, equation 6).
 
-    The perceptual and the adversarial term start at ``perceptual_from`` and ``adversarial_from`` of the run: the first
-    needs colours and outlines in place, the second pictures so sharp that the discriminator learns about texture and
-    not about blur.
+    The perceptual and the adversarial term start at ``perceptual_from`` and ``adversarial_from`` of the recipe: the
+    first needs colours and outlines in place, the second pictures so sharp that the discriminator learns about texture
+    and not about blur.
     """
 
     def __init__(
         self,
         model: AutoencoderKL,
         pictures: Pictures,
+        recipe: AutoencoderRecipe,
         *,
         perceptual: Classifier | None,
-        batch: int,
-        lr: float,
-        decay: float,
-        kl: float,
-        perceptual_weight: float,
-        perceptual_from: float,
-        adversarial_weight: float,
-        adversarial_from: float,
     ) -> None:
-        self.model, self.pictures, self.batch = model, pictures, batch
+        self.model, self.pictures, self.recipe = model, pictures, recipe
         self.discriminator = PatchDiscriminator().to(next(model.parameters()).device)
-        self._setup({"autoencoder": model, "discriminator": self.discriminator}, lr, weight_decay=1e-3, decay=decay)
+        learned = {"autoencoder": model, "discriminator": self.discriminator}
+        self._setup(learned, recipe.lr, weight_decay=1e-3, decay=recipe.decay)
         self.modules["ema"] = self.ema = Ema(model)
         self.perceptual = perceptual.requires_grad_(False) if perceptual else None
-        self.kl, self.perceptual_weight, self.perceptual_from = kl, perceptual_weight, perceptual_from
-        self.adversarial_weight, self.adversarial_from = adversarial_weight, adversarial_from
 
     def step(self, step: int, progress: float, rng: torch.Generator) -> dict[str, float]:
         """One update of the autoencoder, and of the discriminator once it takes part."""
-        x = self.pictures(rng, self.batch).to(self.device, memory_format=torch.channels_last)
-        adversarial = self.adversarial_weight > 0 and progress >= self.adversarial_from
+        recipe = self.recipe
+        x = self.pictures(rng, recipe.batch).to(self.device, memory_format=torch.channels_last)
+        adversarial = recipe.adversarial > 0 and progress >= recipe.adversarial_from
         with autocast(self.device):
             posterior = self.model.encode(x)
             mean = posterior.mean
@@ -96,14 +101,14 @@ class AutoencoderTask(_Task):
             decoded = self.model.decode(posterior.sample(noise))
             l1 = (decoded.float() - x).abs().mean()
             kl = posterior.kl().float().mean() / x[0].numel()
-            loss = l1 + self.kl * kl
+            loss = l1 + recipe.kl * kl
             values = {"l1": l1, "kl": kl, "psnr": 10 * torch.log10(4 / (decoded.float() - x).square().mean())}
-            if self.perceptual is not None and progress >= self.perceptual_from:
+            if self.perceptual is not None and progress >= recipe.perceptual_from:
                 values["perceptual"] = perceptual_loss(self.perceptual, decoded, x)
-                loss = loss + self.perceptual_weight * values["perceptual"]
+                loss = loss + recipe.perceptual * values["perceptual"]
             if adversarial:
                 values["adversarial"] = -self.discriminator(decoded).float().mean()
-                loss = loss + self.adversarial_weight * values["adversarial"]
+                loss = loss + recipe.adversarial * values["adversarial"]
         self._update("autoencoder", loss, step, progress)
         self.ema.update(self.model)
         if adversarial:
@@ -114,7 +119,7 @@ class AutoencoderTask(_Task):
         return {name: float(value.detach()) for name, value in values.items()}
 
 
-class DecoderTask(_Task):
+class DecoderTask(BaseTask):
     """Train the decoder on; the encoder is kept, and with it every latent that a U-Net has learned from.
 
     The loss is each picture's root mean squared error, whose logarithm is what PSNR measures, plus a little of the
@@ -125,25 +130,22 @@ class DecoderTask(_Task):
         self,
         model: AutoencoderKL,
         pictures: Pictures,
+        recipe: DecoderRecipe,
         *,
         perceptual: Classifier | None,
-        batch: int,
-        lr: float,
-        perceptual_weight: float,
     ) -> None:
-        self.model, self.pictures, self.batch = model, pictures, batch
+        self.model, self.pictures, self.recipe = model, pictures, recipe
         model.encoder.requires_grad_(False)
         model.quant.requires_grad_(False)
         learned = nn.ModuleDict({"post_quant": model.post_quant, "decoder": model.decoder})
-        self._setup({"decoder": learned}, lr, weight_decay=1e-3, decay=0.9)
+        self._setup({"decoder": learned}, recipe.lr, weight_decay=1e-3, decay=0.9)
         self.learned = learned
         self.modules["ema"] = self.ema = Ema(learned)
         self.perceptual = perceptual.requires_grad_(False) if perceptual else None
-        self.perceptual_weight = perceptual_weight
 
     def step(self, step: int, progress: float, rng: torch.Generator) -> dict[str, float]:
         """One update of the decoder, on the most likely latents of a batch."""
-        x = self.pictures(rng, self.batch).to(self.device, memory_format=torch.channels_last)
+        x = self.pictures(rng, self.recipe.batch).to(self.device, memory_format=torch.channels_last)
         with autocast(self.device):
             with torch.no_grad():
                 latents = self.model.encode(x).mode
@@ -153,7 +155,7 @@ class DecoderTask(_Task):
             values = {"rmse": loss, "psnr": (10 * torch.log10(4 / squared)).mean()}
             if self.perceptual is not None:
                 values["perceptual"] = perceptual_loss(self.perceptual, decoded, x)
-                loss = loss + self.perceptual_weight * values["perceptual"]
+                loss = loss + self.recipe.perceptual * values["perceptual"]
         self._update("decoder", loss, step, progress)
         self.ema.update(self.learned)
         return {name: float(value.detach()) for name, value in values.items()}
@@ -163,19 +165,17 @@ class DecoderTask(_Task):
         return self.model.state_dict() | self.ema.model.state_dict()
 
 
-class ClassifierTask(_Task):
+class ClassifierTask(BaseTask):
     """Cross-entropy on concept and style, on pictures moved, scaled and noised a little."""
 
     def __init__(
         self,
         model: Classifier,
         pictures: Callable[[torch.Generator, int], tuple[Tensor, Tensor, Tensor]],
-        *,
-        batch: int,
-        lr: float,
+        recipe: ClassifierRecipe,
     ) -> None:
-        self.model, self.pictures, self.batch = model, pictures, batch
-        self._setup({"classifier": model}, lr, weight_decay=0.05)
+        self.model, self.pictures, self.batch = model, pictures, recipe.batch
+        self._setup({"classifier": model}, recipe.lr, weight_decay=0.05)
         self.modules["ema"] = self.ema = Ema(model, decay=0.998)
 
     def step(self, step: int, progress: float, rng: torch.Generator) -> dict[str, float]:
@@ -213,14 +213,14 @@ def augment(x: Tensor, rng: torch.Generator) -> Tensor:
     return moved + strength * torch.randn(x.shape, generator=rng)
 
 
-class ClipTask(_Task):
+class ClipTask(BaseTask):
     """Contrastive learning of captions and pictures (Radford et al. 2021, section 2.3)."""
 
     def __init__(
-        self, model: CLIP, pairs: Callable[[torch.Generator, int], tuple[Tensor, Tensor]], *, batch: int, lr: float
+        self, model: CLIP, pairs: Callable[[torch.Generator, int], tuple[Tensor, Tensor]], recipe: ClipRecipe
     ) -> None:
-        self.model, self.pairs, self.batch = model, pairs, batch
-        self._setup({"clip": model}, lr, weight_decay=0.1, beta2=0.98)
+        self.model, self.pairs, self.batch = model, pairs, recipe.batch
+        self._setup({"clip": model}, recipe.lr, weight_decay=0.1, beta2=0.98)
 
     def step(self, step: int, progress: float, rng: torch.Generator) -> dict[str, float]:
         """One update on a batch of pictures (B, 3, H, W) and tokens (B, L)."""
@@ -245,7 +245,7 @@ class DiffusionBatch:
     vector: Tensor | None = None  # (B, D)
 
 
-class DiffusionTask(_Task):
+class DiffusionTask(BaseTask):
     """Predict the noise (or v, x0, flow) in noisy latents (Ho et al. 2020, algorithm 1).
 
     ``batches`` gives clean latents and their conditions, with conditions already dropped for classifier-free guidance
@@ -260,25 +260,20 @@ class DiffusionTask(_Task):
         schedule: NoiseSchedule,
         prediction: Prediction,
         batches: Callable[[torch.Generator, int, float], DiffusionBatch],
+        recipe: UNetRecipe,
         *,
-        batch: int,
-        lr: float,
-        ema_decay: float,
-        decay: float = 0.25,
-        gamma: float | None = 5.0,
-        floor: float = 0.0,
         encoder: nn.Module | None = None,
     ) -> None:
         self.model, self.schedule, self.prediction = model, schedule, prediction
-        self.batches, self.batch, self.gamma, self.floor = batches, batch, gamma, floor
+        self.batches, self.recipe = batches, recipe
         learned: nn.Module = nn.ModuleDict({"unet": model, "text": encoder}) if encoder else model
-        self._setup({"unet": learned}, lr, weight_decay=0.01, decay=decay)
+        self._setup({"unet": learned}, recipe.lr, weight_decay=0.01, decay=recipe.decay, warmup=recipe.warmup)
         self.learned = learned
-        self.modules["ema"] = self.ema = Ema(learned, ema_decay)
+        self.modules["ema"] = self.ema = Ema(learned, recipe.ema_decay)
 
     def step(self, step: int, progress: float, rng: torch.Generator) -> dict[str, float]:
         """One update on a batch of latents."""
-        batch = self.batches(rng, self.batch, progress)
+        batch = self.batches(rng, self.recipe.batch, progress)
         x0 = batch.x0.to(self.device)
         n = len(x0)
         u = (torch.arange(n) + torch.rand(n, generator=rng)) / n  # stratified in [0, 1)
@@ -289,7 +284,7 @@ class DiffusionTask(_Task):
         wanted = target(self.prediction, x0, eps, level)
         with autocast(self.device):
             out = self.model(x, t.to(self.device), batch.context, batch.vector)
-        each = diffusion_loss(self.prediction, out, wanted, level, self.gamma, self.floor)  # (B,)
+        each = diffusion_loss(self.prediction, out, wanted, level, self.recipe.gamma, self.recipe.floor)  # (B,)
         self._update("unet", each.mean(), step, progress)
         self.ema.update(self.learned)
         thirds = each.detach().view(-1)[: n - n % 3].reshape(3, -1).mean(1) if n >= 3 else each.detach()[:1].expand(3)
