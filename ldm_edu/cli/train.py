@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
+from ldm_edu.cli.scale import Precision, Scaled, Way, train_on_data
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import torch
 
+    from ldm_edu.training.recipes import UNetRecipe
     from ldm_edu.training.runs import Run
 
 T = TypeVar("T")
@@ -27,25 +30,51 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The checkpoint folder; left out: runs/PRESET.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in all; left out: the recipe's.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures a step; left out: the recipe's.")] = None,
+    lr: Annotated[float | None, typer.Option(min=0.0, help="Learning rate; left out: the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Left out: the recipe's.")] = None,
     start: Annotated[Path | None, typer.Option(help="unet: train the weights of this checkpoint folder on.")] = None,
     perceptual: Annotated[str, typer.Option(help="The classifier in the autoencoder's loss.")] = "perceptual",
     save_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 250,
     sheet_every: Annotated[int, typer.Option(min=0, help="Steps between sample sheets; 0: none.")] = 1000,
+    data: Annotated[
+        str | None,
+        typer.Option(help="unet: own pictures, a folder or a data set of `datasets`; options below are its."),
+    ] = None,
+    parts: Annotated[
+        str | None, typer.Option(help="Whose autoencoder and text encoder: a checkpoint, SD 1.x too. Left out: OUT.")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Where latents and text states go; left out: OUT/cache.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Side in pixels; left out: the preset's.")] = None,
+    micro: Annotated[int | None, typer.Option(min=1, help="Pictures at once in a process; left out: all.")] = None,
+    parallel: Annotated[Way, typer.Option(help="Many processes: whole copies, or shares of the weights.")] = "ddp",
+    precision: Annotated[Precision, typer.Option(help="What the U-Net computes in.")] = "bf16",
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Gradient checkpointing: less memory, more time.")
+    ] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Log to Weights & Biases too.")] = False,
 ) -> None:
     """Train one network; kill it and start it again as you like, it goes on from its last saved state.
 
     The state, TensorBoard's log and the sample sheets are in OUT/training/NETWORK; the trained part lands in OUT.
+    With --data the same command runs on one CPU, one GPU, or under `torchrun` and `accelerate launch` on many.
     """
+    folder = out or Path("runs") / preset
+    if data is not None:
+        if network != "unet":
+            raise ValueError(f"--data is for the unet, not for {network}; leave it out")
+        options = Scaled(data, parts, cache, size, micro, parallel, precision, recompute, wandb)
+        recipe = _unet_recipe(preset, steps=steps, batch=batch, lr=lr, seed=seed)
+        train_on_data(preset, recipe, folder, options, start=start, save_every=save_every)
+        return
     import torch
     from tqdm import tqdm
 
     from ldm_edu.training.loop import train as records
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    folder = out or Path("runs") / preset
     state = folder / "training" / network
-    run = _run(network, preset, folder, device, steps=steps, batch=batch, seed=seed, perceptual=perceptual, start=start)
+    given = {"steps": steps, "batch": batch, "lr": lr, "seed": seed}
+    run = _run(network, preset, folder, device, perceptual=perceptual, start=start, **given)
     log = _log(state)
     bar = tqdm(total=run.steps, unit="step", desc=f"{network} {preset}", dynamic_ncols=True)
     means: dict[str, float] = {}
@@ -71,7 +100,7 @@ def _run(
     *,
     perceptual: str,
     start: Path | None,
-    **changes: int | None,
+    **changes: float | None,
 ) -> "Run":
     from ldm_edu.config import PRESETS
     from ldm_edu.training import recipes, runs
@@ -96,6 +125,15 @@ def _run(
         return runs.pixels_run(PRESETS[preset], pixels, folder, device)
     unet = dataclasses.replace(_recipe(recipes.UNETS_ON if start else recipes.UNETS, network, preset), **given)
     return runs.unet_run(runs.preset_named(preset), unet, folder, device, start=start)
+
+
+def _unet_recipe(preset: str, **changes: float | None) -> "UNetRecipe":
+    """The recipe of a U-Net that learns from own pictures: as for the preset's, all pictures alike, the text kept."""
+    from ldm_edu.training import recipes
+
+    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    recipe = _recipe(recipes.UNETS, "unet", preset)
+    return dataclasses.replace(recipe, joint_text=False, narrow_from=1.0, **given)
 
 
 def _recipe(table: "Mapping[str, T]", network: Network, preset: str) -> T:

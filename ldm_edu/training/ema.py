@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from ldm_edu.training.parallel import local
+
 
 class Ema(nn.Module):
     """Exponential moving average of weights, with a warm-up (Karras et al. 2024 show why its length matters).
@@ -25,7 +27,7 @@ class Ema(nn.Module):
         """Move the average towards the weights of ``model``."""
         n = int(self.updates)
         decay = min(self.decay, (1 + n) / (10 + n))
-        averages = [p for p in self.model.state_dict().values() if p.is_floating_point()]
-        current = [p for p in model.state_dict().values() if p.is_floating_point()]
+        averages = [local(p) for p in self.model.state_dict().values() if p.is_floating_point()]
+        current = [local(p) for p in model.state_dict().values() if p.is_floating_point()]
         torch._foreach_lerp_(averages, current, 1.0 - decay)
         self.updates += 1

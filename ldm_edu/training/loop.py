@@ -6,7 +6,7 @@ resumed run repeats the unbroken one bit for bit (on the same machine with the s
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -39,16 +39,33 @@ class Record:
     seconds: float  # of this step
 
 
+@dataclass(frozen=True)
+class Store:
+    """How a run's state is kept: ``save(task, folder, step)``, and ``load(task, folder)`` that returns the step."""
+
+    save: Callable[[Task, Path, int], None]
+    load: Callable[[Task, Path], int]
+
+
 def rng_for(seed: int, step: int) -> torch.Generator:
     """The generator of one step of one run; neighbouring steps and seeds share nothing."""
     return torch.Generator().manual_seed((seed * 1_000_003 + step * 7_919 + 12_345) % (2**63 - 1))
 
 
-def train(task: Task, *, steps: int, seed: int, folder: Path | None = None, save_every: int = 500) -> Iterator[Record]:
+def train(
+    task: Task,
+    *,
+    steps: int,
+    seed: int,
+    folder: Path | None = None,
+    save_every: int = 500,
+    store: "Store | None" = None,
+) -> Iterator[Record]:
     """Train ``task`` up to ``steps`` steps in all, resuming from ``folder`` where it holds a state.
 
     The state is saved every ``save_every`` steps and at the end, beside the old one and then renamed over it: a run
     killed while saving resumes from the state before. Wrap the generator to watch it: nothing is printed here.
+    ``store`` says how; left out, as one file by `save_state` and `load_state`.
 
     Raises
     ------
@@ -57,7 +74,8 @@ def train(task: Task, *, steps: int, seed: int, folder: Path | None = None, save
     SaveError
         if the state cannot be written.
     """
-    start = load_state(task, folder) if folder else 0
+    store = store or Store(save_state, load_state)
+    start = store.load(task, folder) if folder else 0
     for step in range(start, steps):
         began = time.perf_counter()
         values = task.step(step, step / steps, rng_for(seed, step))
@@ -68,7 +86,7 @@ def train(task: Task, *, steps: int, seed: int, folder: Path | None = None, save
                 f" from the state saved in {folder}"
             )
         if folder and ((step + 1) % save_every == 0 or step + 1 == steps):
-            save_state(task, folder, step + 1)
+            store.save(task, folder, step + 1)
         yield Record(step + 1, values, time.perf_counter() - began)
 
 
@@ -76,8 +94,9 @@ def trapezoid(progress: float, step: int, warmup: int = 60, decay: float = 0.25)
     """Learning-rate factor: up over ``warmup`` steps, flat, then down to 0 over the last ``decay`` of the run.
 
     A flat middle lets a run be lengthened later: resume from a state saved before the fall (Hu et al. 2024, 4.2).
+    A ``decay`` of 0 never falls.
     """
-    return min(1.0, (step + 1) / warmup, max(0.0, (1.0 - progress) / decay))
+    return min(1.0, (step + 1) / warmup, max(0.0, (1.0 - progress) / decay) if decay else 1.0)
 
 
 def save_state(task: Task, folder: Path, step: int) -> None:

@@ -1,0 +1,123 @@
+"""``ldm-edu train unet --data``: a person's own pictures, on one processor or many machines, by the same command."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from ldm_edu.training.recipes import UNetRecipe
+
+Way = Literal["ddp", "fsdp"]
+Precision = Literal["bf16", "fp32"]
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """The options that only a training on own pictures has."""
+
+    data: str
+    parts: str | None = None
+    cache: Path | None = None
+    size: int | None = None
+    micro: int | None = None
+    way: Way = "ddp"
+    precision: Precision = "bf16"
+    recompute: bool = False
+    wandb: bool = False
+
+
+def train_on_data(
+    preset: str, recipe: "UNetRecipe", folder: Path, options: Scaled, *, start: Path | None, save_every: int
+) -> None:
+    """Fill the cache, train the U-Net, write the checkpoint; in each process that the launcher has started."""
+    import torch
+
+    from ldm_edu.training import runs
+    from ldm_edu.training.loop import train as records
+    from ldm_edu.training.parts import load_parts
+    from ldm_edu.training.scale import Share
+    from ldm_edu.training.scale_run import How, cached, scale_run
+    from ldm_edu.training.sharded import SHARDS
+
+    chosen = runs.preset_named(preset)
+    state = folder / "training" / "unet"
+    with _processes(state, wandb=options.wandb) as accelerator:
+        here: torch.device = accelerator.device
+        share = Share(
+            recipe.batch,
+            accelerator.process_index,
+            accelerator.num_processes,
+            options.micro,
+            int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        )
+        size = options.size or chosen.size
+        parts = load_parts(options.parts or folder, chosen, here)
+        with _bar(accelerator, "caching", "picture") as show:
+            where = options.cache or folder / "cache"
+            cache = cached(options.data, where, parts, share, size=size, progress=show)
+        for network in (parts.autoencoder, parts.text):
+            network.to("cpu")  # only the export needs them from here on
+        how = How(share, options.way, options.recompute)
+        run = scale_run(
+            parts, recipe, cache, folder, state, how, size=size, precision=options.precision, start=start, device=here
+        )
+        settings = dataclasses.asdict(recipe) | {"preset": preset, "size": size}
+        accelerator.init_trackers("unet", config=settings if options.wandb else None)
+        with _bar(accelerator, f"unet {preset}", "step") as show:
+            for record in records(
+                run.task, steps=run.steps, seed=run.seed, folder=state, save_every=save_every, store=SHARDS
+            ):
+                speed = {"pictures_per_second": recipe.batch / record.seconds}
+                accelerator.log(record.values | speed, step=record.step)
+                show(record.step, run.steps, f"loss {record.values['loss']:.4g}")
+        run.export()
+        if accelerator.is_main_process:
+            typer.echo(f"{folder}: unet after {run.steps} steps", err=True)
+
+
+@contextmanager
+def _processes(state: Path, *, wandb: bool) -> "Iterator[Accelerator]":
+    """The processes that were started together, their device and their trackers; ended however the run ends."""
+    from importlib.util import find_spec
+
+    import torch
+
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise ValueError("training on own pictures needs accelerate: pip install 'ldm-edu[train]'") from error
+    if wandb and find_spec("wandb") is None:
+        raise ValueError("--wandb needs the package wandb: pip install wandb, or leave it out")
+    trackers = [*(["tensorboard"] if find_spec("tensorboard") else []), *(["wandb"] if wandb else [])]
+    cpu = not torch.cuda.is_available()
+    accelerator = Accelerator(cpu=cpu, mixed_precision="no", log_with=trackers, project_dir=state.parent)
+    try:
+        yield accelerator
+    finally:
+        accelerator.end_training()
+
+
+@contextmanager
+def _bar(accelerator: "Accelerator", what: str, unit: str) -> Iterator[Any]:
+    """A progress bar of the main process, as a function of (done, total, and what stands beside it)."""
+    from tqdm import tqdm
+
+    bar = tqdm(desc=what, unit=unit, dynamic_ncols=True, disable=not accelerator.is_main_process)
+
+    def show(done: int, total: int, beside: str = "") -> None:
+        bar.total = total
+        bar.set_postfix_str(beside, refresh=False)
+        bar.update(done - bar.n)
+
+    try:
+        yield show
+    finally:
+        bar.close()
