@@ -185,6 +185,9 @@ SD15 = Preset(
     autoencoder=AutoencoderConfig(),
     text=TextConfig(),
 )
+# Beside the noisy latents the U-Net reads the masked picture's, and the mask (9 channels); or the picture to edit (8).
+SD15_INPAINT = dataclasses.replace(SD15, name="sd15_inpaint", unet=UNetConfig(in_channels=9))
+SD15_PIX2PIX = dataclasses.replace(SD15, name="sd15_pix2pix", unet=UNetConfig(in_channels=8))  # Brooks et al. 2023
 
 TOY = Preset(  # for tests and for reading: trains in seconds
     name="toy",
@@ -238,4 +241,4 @@ FASHION = Preset(  # diffuses pixels, one of ten classes told: small enough to t
     classes=10,
 )
 
-PRESETS = {preset.name: preset for preset in (TOY, FASHION, SHAPES, EMOJI, SD15)}
+PRESETS = {preset.name: preset for preset in (TOY, FASHION, SHAPES, EMOJI, SD15, SD15_INPAINT, SD15_PIX2PIX)}

@@ -35,17 +35,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ldm_edu.checkpoint.find import find_checkpoint
-from ldm_edu.checkpoint.io import (
-    CheckpointError,
-    load_into,
-    load_preset,
-    load_tensors,
-    save_checkpoint,
-)
-from ldm_edu.checkpoint.published import is_published, load_published
+from ldm_edu.checkpoint.io import save_checkpoint
+from ldm_edu.checkpoint.layouts import open_checkpoint
+from ldm_edu.checkpoint.parts import Weights, fill
 from ldm_edu.conditioning import ClassConditioner, Conditioning, TextConditioner
-from ldm_edu.config import SD15, Preset
+from ldm_edu.config import Preset
 from ldm_edu.denoise import NetworkDenoiser
 from ldm_edu.editing import Edit, Start, begin
 from ldm_edu.guidance import cfg, cfg2
@@ -93,6 +87,7 @@ class LatentDiffusion:
         name: str | Path,
         *,
         preset: Preset | None = None,
+        weights: Weights | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "LatentDiffusion":
@@ -101,38 +96,32 @@ class LatentDiffusion:
         Parameters
         ----------
         name
-            a shipped checkpoint ("emoji"); a folder that `save` or ``ldm-edu train`` wrote; or Stable Diffusion 1.x as
-            published, a diffusers folder or one .safetensors file. A folder called like a shipped checkpoint is
-            reached as ``"./emoji"``.
+            a shipped checkpoint ("emoji"); a folder that `save` or ``ldm-edu train`` wrote; Stable Diffusion 1.x as
+            published, a diffusers folder or one .safetensors or .ckpt file; or an id on the Hugging Face hub,
+            "owner/model". A folder called like a shipped checkpoint is reached as ``"./emoji"``.
         preset
-            the model that is expected. Our own folders know theirs; a published one is taken for Stable Diffusion 1.5
-            unless told otherwise.
+            the model that is expected; None: told from the config, or from the file.
+        weights
+            which copy of the U-Net, where a file has two: "ema", averaged over training; "last", as it ended.
         device, dtype
             where the networks run, and in which type. Never float16 on a CPU: it is many times slower there.
+
+        Weights that are stored in ``dtype`` are used where they lie, in the file: do not overwrite it meanwhile (the
+        package never does: it writes beside and renames).
 
         Raises
         ------
         CheckpointError
-            if there is none of that name, or it is damaged, incomplete, a pickle, or another preset's.
+            if there is none of that name, or it is damaged, incomplete, another model's, or asks to run a program.
         """
-        path = find_checkpoint(name)
-        if is_published(path):
-            preset = preset or SD15
-            tensors = load_published(path, preset)
-        else:
-            saved = load_preset(path)
-            if preset is not None and preset != saved:
-                raise CheckpointError(
-                    f"{path} was saved with another preset, {saved.name}; leave preset out to use it."
-                )
-            preset, tensors = saved, {}
-        with _Uninitialised():
-            parts = _build(preset)
-        for part, module in parts.items():
-            module.to(memory_format=torch.channels_last)  # convolutions are quicker so
-            weights = tensors.pop(part) if part in tensors else load_tensors(path, part)
-            load_into(module, weights, f"the {part} of {path}")
-        return cls(preset, **parts).to(device, dtype)
+        found = open_checkpoint(name, preset=preset, weights=weights)
+        found.check()
+        with torch.device("meta"), _Uninitialised():
+            parts = _build(found.preset)
+        for part, module in parts.items():  # one after another: the next is read when this one is in its place
+            fill(module, found.parts[part], dtype=dtype)
+            module.to(device)
+        return cls(found.preset, **parts)
 
     def save(self, folder: Path | str, *, dtype: torch.dtype = torch.bfloat16) -> None:
         """Write a checkpoint folder that `from_pretrained` reads; ``dtype`` is that of the numbers on disk.

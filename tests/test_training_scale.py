@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.distributed.checkpoint import filesystem
 
-from ldm_edu.checkpoint.io import CheckpointError
+from ldm_edu.checkpoint.errors import CheckpointError
 from ldm_edu.config import EMOJI, FASHION, TOY
 from ldm_edu.files import SaveError
 from ldm_edu.latent_diffusion import LatentDiffusion

@@ -2,27 +2,35 @@
 
 from pathlib import Path
 
-from ldm_edu.checkpoint.io import CheckpointError, has_part, refuse_pickle
+from ldm_edu.checkpoint.errors import CheckpointError
+from ldm_edu.checkpoint.io import has_part
 from ldm_edu.paths import checkpoints_dir
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """The folder of a shipped checkpoint by its name, or the folder or file that ``name`` is.
+    """The folder of a shipped checkpoint by its name, the folder or file that ``name`` is, or that of a hub id.
 
     Raises
     ------
     CheckpointError
-        if there is none, with what there is; or if it is a pickle.
+        if there is none, with what there is.
     """
     known = shipped_checkpoints()
     if isinstance(name, str) and name in known:
         return known[name]
     path = Path(name).expanduser()
-    refuse_pickle(path)
     if path.exists():
         return path
+
+    from ldm_edu.checkpoint.hub import fetch, is_hub_id  # brings the network's client along: only where it is asked for
+
+    if isinstance(name, str) and is_hub_id(name):
+        return fetch(name)
     listed = f"Shipped are {', '.join(known)}" if known else "None is shipped with this copy"
-    raise CheckpointError(f"there is no checkpoint {str(name)!r}. {listed}; or give the folder of one you trained.")
+    raise CheckpointError(
+        f"there is no checkpoint {str(name)!r}. {listed}; or give the folder of one you trained, a folder or file of "
+        "Stable Diffusion 1.x, or its id on the hub, owner/model."
+    )
 
 
 def shipped_checkpoints() -> dict[str, Path]:

@@ -9,25 +9,20 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from ldm_edu.checkpoint.errors import PICKLES, CheckpointError, diagnosis, listed, refuse_pickle
 from ldm_edu.config import Preset, from_dict, to_dict
 from ldm_edu.files import atomic_write_all
 
 FORMAT = "ldm-edu/1"
 SHARD_BYTES = 15 * 2**20
 Tensors = dict[str, Tensor]
-
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-_PICKLE_HEADS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip of torch.save; bare pickles
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message says why, and what to do."""
 
 
 def save_checkpoint(
@@ -127,7 +122,7 @@ def load_tensors(folder: Path, part: str, *, dtype: torch.dtype = torch.float32)
         if files are missing, damaged, or not safetensors.
     """
     tensors: Tensors = {}
-    for path in _files_of(folder, part):
+    for path in files_of(folder, part):
         shard = read_file(path, dtype=dtype)
         if twice := sorted(tensors.keys() & shard.keys()):
             raise CheckpointError(f"{path} repeats {twice[0]} of another file; remove this part and copy it anew.")
@@ -153,31 +148,10 @@ def read_file(path: Path, *, dtype: torch.dtype | None = None) -> Tensors:
         with safetensors.safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {_diagnosis(path, error)}") from error
+        raise CheckpointError(f"{path} cannot be read: {diagnosis(path, error)}") from error
     if dtype is None:
         return tensors
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-
-
-def refuse_pickle(path: Path) -> None:
-    """Refuse a file that loading would run as a program, by its name or its first bytes.
-
-    Raises
-    ------
-    CheckpointError
-        if it is a pickle, with how to convert it.
-    """
-    head = b""
-    if path.is_file():
-        with open(path, "rb") as file:
-            head = file.read(9)
-    is_safetensors = head[8:] == b"{"  # its first eight bytes are a length, and any length can look like a pickle
-    if path.suffix.lower() in _PICKLES or (head.startswith(_PICKLE_HEADS) and not is_safetensors):
-        raise CheckpointError(
-            f"{path} is a pickle, which can run any program when it is opened, so it is not. Take the .safetensors "
-            "file of the same model; or, if you trust its maker, convert it: "
-            "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')."
-        )
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -193,27 +167,58 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> No
     CheckpointError
         if one is missing, unknown, of another shape, no floating number, or not finite; the module is unchanged then.
     """
+    check_fit(module, tensors, what)
+    refuse_nan(tensors, what)
+    on_meta = any(
+        tensor.is_meta for tensor in module.state_dict().values()
+    )  # no memory to copy to: they take its place
+    module.load_state_dict(dict(tensors), strict=True, assign=on_meta)
+
+
+def check_fit(module: nn.Module, tensors: Mapping[str, Any], what: str) -> None:
+    """Whether ``tensors``, or what is known of their ``shape`` and ``dtype``, are those of a module.
+
+    Raises
+    ------
+    CheckpointError
+        if one is missing, unknown, of another shape, or no floating number.
+    """
     wanted = module.state_dict()
     remedy = (
         "They were saved with another preset, or for another part: check config.json, or choose another checkpoint."
     )
     if missing := sorted(wanted.keys() - tensors.keys()):
-        raise CheckpointError(f"{what}: {len(missing)} of {len(wanted)} tensors missing: {_list(missing)}. {remedy}")
+        raise CheckpointError(f"{what}: {len(missing)} of {len(wanted)} tensors missing: {listed(missing)}. {remedy}")
     if unknown := sorted(tensors.keys() - wanted.keys()):
-        raise CheckpointError(f"{what}: {len(unknown)} tensors not of this model: {_list(unknown)}. {remedy}")
+        raise CheckpointError(f"{what}: {len(unknown)} tensors not of this model: {listed(unknown)}. {remedy}")
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             shapes = f"{tuple(tensor.shape)}, the model needs {tuple(wanted[name].shape)}"
             raise CheckpointError(f"{what}: {name} has shape {shapes}. {remedy}")
-        if tensor.is_floating_point() != wanted[name].is_floating_point():
+        if tensor.dtype.is_floating_point != wanted[name].is_floating_point():
             raise CheckpointError(f"{what}: {name} holds {tensor.dtype}, not {wanted[name].dtype}. {remedy}")
-    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+
+
+def refuse_nan(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Refuse weights that are no finite numbers.
+
+    Raises
+    ------
+    CheckpointError
+        naming them.
+    """
+    if broken := [name for name, tensor in tensors.items() if not _finite(tensor)]:
         raise CheckpointError(
-            f"{what}: NaN or infinite weights in {_list(broken)}. Nothing can be drawn with them; the training that "
+            f"{what}: NaN or infinite weights in {listed(broken)}. Nothing can be drawn with them; the training that "
             "wrote them had diverged: use an earlier checkpoint, or lower the learning rate."
         )
-    on_meta = any(tensor.is_meta for tensor in wanted.values())  # no memory to copy to: the tensors take their place
-    module.load_state_dict(dict(tensors), strict=True, assign=on_meta)
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite, told by the least and the largest: that takes no memory."""
+    if tensor.numel() == 0 or not tensor.is_floating_point():
+        return True
+    return bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 
 def _shards(
@@ -250,18 +255,25 @@ def _named(folder: Path, part: str) -> list[Path]:
     return sorted(path for path in folder.glob("*.safetensors") if pattern.fullmatch(path.name))
 
 
-def _files_of(folder: Path, part: str) -> list[Path]:
+def files_of(folder: Path, part: str) -> list[Path]:
+    """The files of a part of a checkpoint folder.
+
+    Raises
+    ------
+    CheckpointError
+        if there are none, or not all of them, or those of two savings.
+    """
     found = _named(folder, part)
     if not found:
         raise CheckpointError(f"{folder} has no {part}.safetensors; copy the checkpoint anew, whole.{_hint(folder)}")
     totals = {path.stem[-5:] if path.stem != part else "00001" for path in found}
     names = {path.name for path in found}
     if len(totals) > 1:
-        raise CheckpointError(f"{folder} mixes two savings of {part}: {_list(sorted(names))}. Remove the older files.")
+        raise CheckpointError(f"{folder} mixes two savings of {part}: {listed(sorted(names))}. Remove the older files.")
     total = int(totals.pop())
     wanted = {f"{part}-{i:05}-of-{total:05}.safetensors" for i in range(1, total + 1)}
     if names != {f"{part}.safetensors"} and (missing := sorted(wanted - names)):
-        raise CheckpointError(f"{folder} lacks {_list(missing)} of {total} files of {part}; copy it anew, whole.")
+        raise CheckpointError(f"{folder} lacks {listed(missing)} of {total} files of {part}; copy it anew, whole.")
     return found
 
 
@@ -272,30 +284,6 @@ def _remove_stale(folder: Path, parts: Iterable[str], written: Mapping[Path, obj
                 path.unlink()
 
 
-def _diagnosis(path: Path, error: Exception) -> str:
-    """Why a file that should be safetensors is none: eight bytes of header length, a JSON header, then the numbers."""
-    if not path.is_file():
-        return "there is no such file. Check the path."
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        header_size = int.from_bytes(file.read(8), "little")
-        if size < 8 or header_size > size - 8:
-            return f"it is cut short, or no safetensors file ({size} bytes). Copy or download it anew."
-        try:
-            header = json.loads(file.read(header_size))
-            wanted = 8 + header_size + max(v["data_offsets"][1] for k, v in header.items() if k != "__metadata__")
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-            return "it is no safetensors file, or damaged. Copy or download it anew."
-    if size < wanted:
-        return f"it is cut short: {size} bytes of {wanted}. Copy or download it anew."
-    return f"it is damaged ({error}). Copy or download it anew."
-
-
 def _hint(folder: Path) -> str:
-    pickles = sorted(path.name for path in folder.glob("*") if path.suffix.lower() in _PICKLES)
+    pickles = sorted(path.name for path in folder.glob("*") if path.suffix.lower() in PICKLES)
     return f" ({pickles[0]} is a pickle, which is never opened: convert it to safetensors first.)" if pickles else ""
-
-
-def _list(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

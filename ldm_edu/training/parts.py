@@ -7,15 +7,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ldm_edu.checkpoint.errors import CheckpointError
 from ldm_edu.checkpoint.find import find_checkpoint
-from ldm_edu.checkpoint.io import CheckpointError, Tensors, load_into, load_preset, load_tensors
-from ldm_edu.checkpoint.published import is_published, load_published
+from ldm_edu.checkpoint.io import load_into, load_preset, load_tensors
+from ldm_edu.checkpoint.layouts import open_checkpoint
+from ldm_edu.checkpoint.parts import fill
 from ldm_edu.config import Preset
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.clip import TextEncoder
 from ldm_edu.models.unet import UNet
 
 BEFORE = ("autoencoder", "text")  # trained before the U-Net, and kept
+UNET = ("unet", "prediction", "schedule")  # what makes U-Nets the same
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,17 @@ def load_parts(name: str | Path, preset: Preset, device: torch.device) -> Parts:
             "learn from; choose toy, shapes, emoji or sd15"
         )
     path = find_checkpoint(name)
-    if is_published(path):
-        tensors = load_published(path, preset)
-    else:
-        preset = same_model(load_preset(path), preset, path, parts=BEFORE)
-        tensors = {part: load_tensors(path, part) for part in BEFORE}
+    tensors = None if _is_published(path) else {part: load_tensors(path, part) for part in BEFORE}
+    found = open_checkpoint(path).preset if tensors is None else load_preset(path)
+    preset = same_model(found, preset, path, parts=BEFORE)
     assert preset.autoencoder is not None and preset.text is not None  # for the type checker
-    autoencoder, text = AutoencoderKL(preset.autoencoder), TextEncoder(preset.text)
-    load_into(autoencoder, tensors["autoencoder"], f"the autoencoder of {path}")
-    load_into(text, tensors["text"], f"the text encoder of {path}")
+    with torch.device("meta"):
+        autoencoder, text = AutoencoderKL(preset.autoencoder), TextEncoder(preset.text)
+    for part, network in zip(BEFORE, (autoencoder, text), strict=True):
+        if tensors is None:
+            fill(network, open_checkpoint(path).parts[part])
+        else:
+            load_into(network, tensors[part], f"the {part} of {path}")
     for network in (autoencoder, text):
         network.to(device).eval().requires_grad_(False)
     return Parts(preset, autoencoder, text)
@@ -84,16 +89,30 @@ def same_model(found: Preset, wanted: Preset, where: Path, *, parts: tuple[str, 
     return wanted
 
 
-def load_published_unet(name: str | Path, preset: Preset) -> Tensors | None:
-    """The U-Net of a published checkpoint; None where the checkpoint is one of ours.
+def load_unet(model: UNet, name: str | Path, preset: Preset) -> None:
+    """Make the U-Net of a checkpoint, ours or a published one, the weights of ``model``, in float32.
 
     Raises
     ------
     CheckpointError
-        if it is damaged or another model's.
+        if there is none, it is damaged, or another model's.
     """
     path = find_checkpoint(name)
-    return load_published(path, preset)["unet"] if is_published(path) else None
+    if _is_published(path):
+        found = open_checkpoint(path)
+        same_model(found.preset, preset, path, parts=UNET)
+        with torch.device("meta"):
+            there = UNet(preset.unet)
+        fill(there, found.parts["unet"])
+        model.load_state_dict(there.state_dict())  # a copy: what is mapped from a file must not be trained
+    else:
+        same_model(load_preset(path), preset, path, parts=UNET)
+        load_into(model, load_tensors(path, "unet"), f"the U-Net of {path}")
+
+
+def _is_published(path: Path) -> bool:
+    """Whether it is one file, or a folder in diffusers' layout."""
+    return path.is_file() or (path / "model_index.json").is_file() or (path / "unet").is_dir()
 
 
 def new_unet(preset: Preset, device: torch.device, *, channels_last: bool = True) -> UNet:

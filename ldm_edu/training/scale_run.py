@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm_edu.checkpoint.io import load_into, load_preset, load_tensors, save_checkpoint
+from ldm_edu.checkpoint.io import save_checkpoint
 from ldm_edu.config import Preset
 from ldm_edu.datasets.folder import CaptionedPictures, read_pictures
 from ldm_edu.files import atomic_write_text
@@ -18,7 +18,7 @@ from ldm_edu.tokenizer import Tokenizer
 from ldm_edu.training.buckets import Order, bucket_sizes
 from ldm_edu.training.cache import SHARD, Cache, fill_cache, fingerprint, read_index, stale, start_cache
 from ldm_edu.training.parallel import Precision, Way, is_main, wait
-from ldm_edu.training.parts import Parts, load_published_unet, new_unet, same_model
+from ldm_edu.training.parts import Parts, load_unet, new_unet
 from ldm_edu.training.recipes import UNetRecipe
 from ldm_edu.training.runs import Run
 from ldm_edu.training.scale import ScaledTask, Share
@@ -144,7 +144,7 @@ def scale_run(
     torch.manual_seed(recipe.seed)
     model = new_unet(preset, device, channels_last=how.way == "ddp")
     if start is not None:
-        load_into(model, _unet_tensors(start, preset), f"the U-Net of {start}")
+        load_unet(model, start, preset)
     order = Order(cache.index.counts, batch=recipe.batch, steps=recipe.steps, seed=recipe.seed)
     task = ScaledTask(
         model, preset, cache, order, recipe, how.share, way=how.way, precision=precision, recompute=how.recompute
@@ -158,14 +158,6 @@ def scale_run(
         wait()
 
     return Run(task, recipe.steps, recipe.seed, export)
-
-
-def _unet_tensors(start: Path, preset: Preset) -> dict[str, Tensor]:
-    published = load_published_unet(start, preset)
-    if published is not None:
-        return published
-    same_model(load_preset(start), preset, start, parts=("unet", "prediction", "schedule"))
-    return load_tensors(start, "unet")
 
 
 def _same_settings(state: Path, preset: Preset, recipe: UNetRecipe, cache: Cache, precision: Precision) -> None:

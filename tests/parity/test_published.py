@@ -1,6 +1,7 @@
 """Stable Diffusion as published, at toy size: written by the reference libraries, read by ours, same outputs."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import torch
 from parity.reference import difference, randomised, reference_autoencoder, reference_text, reference_unet
 from torch import Tensor
 
-from ldm_edu.checkpoint.io import CheckpointError
+from ldm_edu.checkpoint.errors import CheckpointError
 from ldm_edu.checkpoint.keymaps import autoencoder_pairs, convert, text_pairs, unet_pairs
-from ldm_edu.config import AutoencoderConfig, Preset, TextConfig, UNetConfig
+from ldm_edu.checkpoint.layouts import open_checkpoint
+from ldm_edu.checkpoint.single_file import averaged_name
+from ldm_edu.config import PRESETS, SD15, AutoencoderConfig, Preset, TextConfig, UNetConfig
 from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.models.unet import UNet
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
@@ -102,9 +106,168 @@ def test_a_published_model_can_be_saved_as_ours(tmp_path: Path, folder: Path, re
     check(LatentDiffusion.from_pretrained(tmp_path / "ours"), references)
 
 
-def test_another_model_is_refused(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"the unet in the folder .* is not that of sd15: .* missing"):
+def test_a_folder_s_configs_say_which_model_it_is(folder: Path, references: dict[str, Any]) -> None:
+    scheduler = {"prediction_type": "v_prediction", "beta_schedule": "scaled_linear", "beta_start": 0.00085}
+    diffusers.DDIMScheduler(**scheduler, beta_end=0.012).save_pretrained(folder / "scheduler")
+    model = LatentDiffusion.from_pretrained(folder)
+    wanted = dataclasses.replace(SMALL_SD, name="sd", size=128, prediction="v")  # 64 latent pixels if none are named
+    assert model.preset == wanted
+    check(model, references)
+
+
+@pytest.mark.parametrize(
+    "part, change, words",
+    [
+        ("unet", {"use_linear_projection": True}, "asks for use_linear_projection = True"),
+        ("unet", {"attention_head_dim": [2, 4]}, "attention_head_dim"),
+        ("unet", {"addition_embed_type": "text_time"}, "addition_embed_type"),
+        ("unet", {"time_cond_proj_dim": 256}, "time_cond_proj_dim"),
+        ("unet", {"block_out_channels": "many"}, "describes no network"),
+        ("unet", {"down_block_types": ["Fancy", "DownBlock2D"]}, "'Fancy'"),
+        ("vae", {"use_quant_conv": False}, "use_quant_conv"),
+        ("text_encoder", {"hidden_act": "gelu"}, "hidden_act"),
+        ("scheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+    ],
+    ids=str,
+)
+def test_a_config_that_asks_for_more_is_refused(folder: Path, part: str, change: dict[str, Any], words: str) -> None:
+    diffusers.DDIMScheduler().save_pretrained(folder / "scheduler")
+    path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError, match=words):
         LatentDiffusion.from_pretrained(folder)
+
+
+def test_a_folder_in_pieces(tmp_path: Path, references: dict[str, Any]) -> None:
+    for name, module in references.items():
+        module.save_pretrained(tmp_path / name, max_shard_size="30KB")
+    assert len(list((tmp_path / "unet").glob("*.safetensors"))) > 2
+    check(LatentDiffusion.from_pretrained(tmp_path, preset=SMALL_SD), references)
+    listing = next((tmp_path / "unet").glob("*.index.json"))
+    next((tmp_path / "unet").glob("*-00002-of-*")).unlink()
+    with pytest.raises(CheckpointError, match=r"lacks diffusion_pytorch_model-00002-of.*that .*index\.json lists"):
+        LatentDiffusion.from_pretrained(tmp_path, preset=SMALL_SD)
+    listing.write_text('{"weight_map": {"conv_in.weight": "../../elsewhere.safetensors"}}')
+    with pytest.raises(CheckpointError, match="lists no files of its own folder"):
+        LatentDiffusion.from_pretrained(tmp_path, preset=SMALL_SD)
+
+
+def test_a_folder_in_half_precision_alone(folder: Path, references: dict[str, Any]) -> None:
+    for name, module in references.items():
+        (weights,) = (folder / name).glob("*.safetensors")
+        half = {key: tensor.half() for key, tensor in module.state_dict().items()}
+        safetensors.torch.save_file(half, weights.with_suffix(".fp16.safetensors"))
+        weights.unlink()
+    model = LatentDiffusion.from_pretrained(folder, preset=SMALL_SD)
+    for ours, name in {"unet": "unet", "autoencoder": "vae", "text": "text_encoder"}.items():
+        stored = [p.half().float().flatten() for p in references[name].parameters()]
+        loaded = [p.flatten() for p in model.modules()[ours].parameters()]
+        assert torch.equal(torch.cat(stored).sort().values, torch.cat(loaded).sort().values)
+
+
+def test_a_folder_with_the_last_weights_beside_the_averaged(folder: Path, references: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match=r"one copy of the U-Net, so there is no 'last'"):
+        LatentDiffusion.from_pretrained(folder, preset=SMALL_SD, weights="last")
+    last = {name: tensor + 1 for name, tensor in references["unet"].state_dict().items()}
+    safetensors.torch.save_file(last, folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors")
+    bias = references["unet"].conv_out.bias
+    for weights, added in {None: 0, "ema": 0, "last": 1}.items():
+        model = LatentDiffusion.from_pretrained(folder, preset=SMALL_SD, weights=weights)  # type: ignore[arg-type]
+        assert torch.equal(model.unet.conv_out.bias, bias + added)
+
+
+# --- one file ---------------------------------------------------------------------------------------------------------
+
+
+def averaged(file: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The second copy of the U-Net that some files carry, told from the first by its values."""
+    prefix = "model.diffusion_model."
+    return {
+        "model_ema.diffusion_model" + name.removeprefix(prefix).replace(".", ""): tensor + 1
+        for name, tensor in file.items()
+        if name.startswith(prefix)
+    }
+
+
+def test_a_file_with_two_copies_wants_one_to_be_named(tmp_path: Path, references: dict[str, Any]) -> None:
+    file, path = one_file(references), tmp_path / "sd.safetensors"
+    safetensors.torch.save_file(file | averaged(file), path)
+    with pytest.raises(CheckpointError, match=r'holds the U-Net twice.*weights="ema".*weights="last"'):
+        LatentDiffusion.from_pretrained(path, preset=SMALL_SD)
+    last = LatentDiffusion.from_pretrained(path, preset=SMALL_SD, weights="last")
+    check(last, references)
+    ema = LatentDiffusion.from_pretrained(path, preset=SMALL_SD, weights="ema")
+    for a, b in zip(ema.unet.parameters(), last.unet.parameters(), strict=True):
+        assert torch.equal(a, b + 1)
+    safetensors.torch.save_file(file, path)
+    with pytest.raises(CheckpointError, match="one copy of the U-Net"):
+        LatentDiffusion.from_pretrained(path, preset=SMALL_SD, weights="ema")
+
+
+def test_names_without_dots_are_still_apart() -> None:
+    names = [averaged_name(pair.theirs) for pair in unet_pairs(SD15.unet, "compvis")]
+    assert len(set(names)) == len(names) == 686
+
+
+def test_a_pickle_of_weights_alone_is_read(tmp_path: Path, references: dict[str, Any]) -> None:
+    """As the first release was: a dictionary in a dictionary, and a layout of memory that is not the usual one."""
+    file = one_file(references)
+    name = "model.diffusion_model.input_blocks.0.0.weight"
+    file[name] = file[name].to(memory_format=torch.channels_last)
+    base = torch.cat([torch.zeros(3), file["first_stage_model.quant_conv.bias"]])
+    file["first_stage_model.quant_conv.bias"] = base[3:]  # a part of a larger piece of memory
+    torch.save({"state_dict": file, "global_step": 470000}, tmp_path / "sd.ckpt")
+    check(LatentDiffusion.from_pretrained(tmp_path / "sd.ckpt", preset=SMALL_SD), references)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_kept_exactly(tmp_path: Path, references: dict[str, Any], dtype: torch.dtype) -> None:
+    half = {name: t.to(dtype) if t.is_floating_point() else t for name, t in one_file(references).items()}
+    safetensors.torch.save_file(half, tmp_path / "sd.safetensors")
+    for wanted in (dtype, torch.float32):
+        model = LatentDiffusion.from_pretrained(tmp_path / "sd.safetensors", preset=SMALL_SD, dtype=wanted)
+        weight = model.unet.up[1].stages[0].res.conv1.weight
+        assert weight.dtype == wanted
+        assert torch.equal(weight, half["model.diffusion_model.output_blocks.2.0.in_layers.2.weight"].to(wanted))
+
+
+def test_a_community_file(tmp_path: Path, references: dict[str, Any]) -> None:
+    """Names of the text encoder without `text_model.`, what merging tools leave in, the loss of the autoencoder."""
+    file = {
+        name.replace("transformer.text_model.", "transformer."): tensor for name, tensor in one_file(references).items()
+    }
+    file |= {name: torch.zeros(3) for name in ("first_stage_model.loss.logvar", "cond_stage_model.logit_scale")}
+    safetensors.torch.save_file(file, tmp_path / "sd.safetensors")
+    check(LatentDiffusion.from_pretrained(tmp_path / "sd.safetensors", preset=SMALL_SD), references)
+
+
+@pytest.mark.parametrize("channels, name", [(4, "sd15"), (9, "sd15_inpaint"), (8, "sd15_pix2pix")])
+def test_variants_are_told_by_the_first_layer(tmp_path: Path, channels: int, name: str) -> None:
+    with torch.device("meta"):
+        state = UNet(PRESETS[name].unet).state_dict()
+    names = [pair.theirs for pair in unet_pairs(PRESETS[name].unet, "compvis")]
+    file = dict.fromkeys((f"model.diffusion_model.{n}" for n in names), torch.zeros(1))
+    file["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(320, channels, 3, 3)
+    file = {n: t if "attn2.to_k" not in n else torch.zeros(1, 768) for n, t in file.items()}
+    path = tmp_path / "sd.safetensors"
+    safetensors.torch.save_file({n: t.clone() for n, t in file.items()}, path)
+    found = open_checkpoint(path)
+    assert found.preset == PRESETS[name] and not found.parts["unet"].missing and not found.parts["unet"].unexpected
+    assert (
+        sum(tensor.numel() for tensor in state.values()) == {4: 859_520_964, 9: 859_535_364, 8: 859_532_484}[channels]
+    )
+
+
+def test_other_numbers_of_channels_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sd.safetensors"
+    safetensors.torch.save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(320, 5, 3, 3)}, path)
+    with pytest.raises(CheckpointError, match=r"reads 5 channels; known are 4 \(sd15\), 9 .*, 8"):
+        open_checkpoint(path)
+
+
+def test_another_model_is_refused(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"the unet in the folder .*, taken for sd15: .* missing"):
+        LatentDiffusion.from_pretrained(folder, preset=SD15)
     wider = dataclasses.replace(SMALL_SD, unet=dataclasses.replace(UNET, channels=16))
     with pytest.raises(CheckpointError, match=r"has shape .* another preset"):
         LatentDiffusion.from_pretrained(folder, preset=wider)
@@ -113,15 +276,15 @@ def test_another_model_is_refused(folder: Path) -> None:
 def test_files_that_do_not_belong_are_refused(tmp_path: Path, references: dict[str, Any]) -> None:
     path = tmp_path / "sd.safetensors"
     safetensors.torch.save_file(one_file(references) | {"conditioner.embedders.0.x": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match=r"no Stable Diffusion 1\.x .* it holds conditioner"):
+    with pytest.raises(CheckpointError, match=r"no Stable Diffusion 1\.x .* it holds Stable Diffusion XL"):
         LatentDiffusion.from_pretrained(path, preset=SMALL_SD)
 
 
 def test_pickles_and_gaps_are_refused(folder: Path) -> None:
     weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
     weights.unlink()
-    with pytest.raises(CheckpointError, match=r"holds no \.safetensors file"):
+    with pytest.raises(CheckpointError, match=r"holds no diffusion_pytorch_model\.safetensors"):
         LatentDiffusion.from_pretrained(folder, preset=SMALL_SD)
     torch.save({}, weights.with_suffix(".bin"))
-    with pytest.raises(CheckpointError, match="is a pickle"):
+    with pytest.raises(CheckpointError, match="holds no weights"):
         LatentDiffusion.from_pretrained(folder, preset=SMALL_SD)

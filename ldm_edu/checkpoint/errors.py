@@ -1,0 +1,65 @@
+"""Why a file of weights cannot be used, in a sentence that says what to do."""
+
+import json
+from pathlib import Path
+
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+_PICKLE_HEADS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip of torch.save; bare pickles
+MAX_HEADER = 100_000_000  # bytes, the library's own bound
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message says why, and what to do."""
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file is a pickle, by its name or its first bytes."""
+    head = b""
+    if path.is_file():
+        with open(path, "rb") as file:
+            head = file.read(9)
+    is_safetensors = head[8:] == b"{"  # its first eight bytes are a length, and any length can look like a pickle
+    return path.suffix.lower() in PICKLES or (head.startswith(_PICKLE_HEADS) and not is_safetensors)
+
+
+def refuse_pickle(path: Path) -> None:
+    """Refuse a file that loading would run as a program, by its name or its first bytes.
+
+    Raises
+    ------
+    CheckpointError
+        if it is a pickle, with how to convert it.
+    """
+    if is_pickle(path):
+        raise CheckpointError(
+            f"{path} is a pickle, which can run any program when it is opened, so it is not. Take the .safetensors "
+            "file of the same model; or, if you trust its maker, convert it: "
+            "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')."
+        )
+
+
+def diagnosis(path: Path, error: Exception) -> str:
+    """Why a file that should be safetensors is none: eight bytes of header length, a JSON header, then the numbers."""
+    if not path.is_file():
+        return "there is no such file. Check the path."
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        header_size = int.from_bytes(file.read(8), "little")
+        if size < 8 or header_size > size - 8:
+            return f"it is cut short, or no safetensors file ({size} bytes). Copy or download it anew."
+        if header_size > MAX_HEADER:
+            return f"its header claims {header_size} bytes, more than any has: it is damaged. Copy or download it anew."
+        try:
+            header = json.loads(file.read(header_size))
+            wanted = 8 + header_size + max(v["data_offsets"][1] for k, v in header.items() if k != "__metadata__")
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+            return "it is no safetensors file, or damaged. Copy or download it anew."
+    if size < wanted:
+        return f"it is cut short: {size} bytes of {wanted}. Copy or download it anew."
+    return f"it is damaged ({error}). Copy or download it anew."
+
+
+def listed(names: list[str]) -> str:
+    """The first three of some names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

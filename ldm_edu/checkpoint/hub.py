@@ -1,0 +1,115 @@
+"""Models of the Hugging Face hub, by their id: from the user's cache, or downloaded where there is a network."""
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from ldm_edu.checkpoint.diffusers_folder import FOLDERS, STEMS
+from ldm_edu.checkpoint.errors import PICKLES, CheckpointError
+
+CONFIGS = ("model_index.json", "scheduler/scheduler_config.json", *(f"{name}/config.json" for name in FOLDERS.values()))
+WEIGHTS = tuple(f"{folder}/{STEMS[part]}.safetensors" for part, folder in FOLDERS.items())
+
+
+def is_hub_id(name: str | Path) -> bool:
+    """Whether a name has the form of a hub id, owner/model, and is no file's.
+
+    >>> is_hub_id("stable-diffusion-v1-5/stable-diffusion-v1-5"), is_hub_id("emoji"), is_hub_id("runs/sd.safetensors")
+    (True, False, False)
+    """
+    own = r"[A-Za-z0-9][\w.-]*"
+    suffixes = (".safetensors", *PICKLES)
+    return bool(re.fullmatch(f"{own}/{own}", str(name))) and not str(name).lower().endswith(suffixes)
+
+
+def fetch(name: str) -> Path:
+    """The folder of a hub model's files: the cache's if they are all there, else after a download of those needed.
+
+    Raises
+    ------
+    CheckpointError
+        if it is not in the cache and cannot be downloaded: which files are needed, and where to put them.
+    """
+    cached = _cached(name)
+    if cached is not None and not (missing := _missing(cached)):
+        return cached
+    try:
+        files = huggingface_hub.list_repo_files(name)
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=needed(name, files)))
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"{name!r} is given only to those who accept its terms: do so at https://huggingface.co/{name}, then "
+            "`hf auth login`."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"the hub has no model {name!r}, nor is there a folder of that name. Check it."
+        ) from error
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        missing = _missing(cached) if cached is not None else [*CONFIGS, *WEIGHTS]
+        raise CheckpointError(_where_to_put(name, missing, cached)) from error
+
+
+def needed(name: str, files: Iterable[str]) -> list[str]:
+    """Of a repository's files those that a model is loaded from: configs, and each network's weights once.
+
+    Raises
+    ------
+    CheckpointError
+        if it holds no diffusers folder; the message names the single files that it has.
+    """
+    files = list(files)
+    wanted = [path for path in files if path in CONFIGS]
+    for part, folder in FOLDERS.items():
+        stem = f"{folder}/{STEMS[part]}"
+        for forms in (
+            [f"{stem}.safetensors"],
+            [f"{stem}.safetensors.index.json", f"{stem}-*-of-*.safetensors"],
+            [f"{stem}.fp16.safetensors"],
+            [f"{folder}/*.bin"],
+        ):
+            if found := [path for path in files if any(fnmatch(path, form) for form in forms)]:
+                wanted += found
+                break
+        else:
+            single = [path for path in files if "/" not in path and path.endswith(".safetensors")]
+            also = f" It has single files: {', '.join(single)}; download one and give its path." if single else ""
+            raise CheckpointError(f"{name!r} holds no {stem}.safetensors: it is no diffusers folder of 1.x.{also}")
+    return wanted
+
+
+def _cached(name: str) -> Path | None:
+    try:
+        return Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        return None
+
+
+def _missing(folder: Path) -> list[str]:
+    """The files without which a snapshot cannot be loaded, by their usual names."""
+    missing = [name for name in CONFIGS if not (folder / name).is_file()]
+    for name in WEIGHTS:
+        place = folder / name
+        if not any(file.suffix in (".safetensors", ".bin") for file in place.parent.glob("*")):
+            missing.append(name)
+    return missing
+
+
+def _where_to_put(name: str, missing: list[str], cached: Path | None) -> str:
+    folder = Path.cwd() / name
+    cache = f" (the cache at {cached} holds the rest of them)" if cached is not None else ""
+    return (
+        f"{name!r} is not in this computer's cache, and the hub cannot be reached. Needed are {', '.join(missing)}"
+        f"{cache}. On a computer with a network: `hf download {name} {' '.join(missing)} --local-dir {name}`. Put them "
+        f"under the same names in {folder}, and start again here; or give the folder that you put them in."
+    )

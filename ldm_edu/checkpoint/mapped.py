@@ -1,0 +1,197 @@
+"""A file of weights, opened but not read: names, types and shapes at once, numbers when they are asked for.
+
+The file is mapped into memory. A tensor that is used as it is stored takes no memory of its own: the system reads its
+pages when they are touched, and may drop them again. A tensor that is converted is converted alone, and the pages it
+came from are given back. So the most that loading takes is what was loaded, and one tensor.
+
+Two kinds of file are read. ``.safetensors``: a length, a header in JSON, the numbers. ``.ckpt`` of PyTorch: a zip with
+a pickle in it, which is read by PyTorch's reader of weights alone: it knows tensors, lists and numbers, and refuses
+everything else that a pickle can ask for, so that no code of the file is ever run.
+"""
+
+import contextlib
+import json
+import mmap
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+
+from ldm_edu.checkpoint.errors import PICKLES, CheckpointError, diagnosis, refuse_pickle
+
+_TYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file: what it is, and where its first number lies."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    offset: int  # in bytes from the start of the file
+    stride: tuple[int, ...] | None = None  # in numbers; None: one row after another
+
+    @property
+    def count(self) -> int:
+        """The number of its numbers."""
+        return torch.Size(self.shape).numel()
+
+
+class WeightFile:
+    """The tensors of one file, by name. Make it by `open_weights`.
+
+    ``tensors`` says what there is; `read` makes a tensor of it. ``metadata`` are a safetensors file's own notes.
+    """
+
+    def __init__(self, path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> None:
+        self.path, self.tensors, self.metadata = path, tensors, metadata
+        self._map: mmap.mmap | None = None
+
+    def read(self, name: str, *, dtype: torch.dtype | None = None, channels_last: bool = False) -> Tensor:
+        """One tensor.
+
+        Parameters
+        ----------
+        dtype
+            its type, if it holds floating numbers; None: as it is stored.
+        channels_last
+            whether a convolution's weight (O, I, h, w) is laid out with its channels last, as convolutions like it.
+
+        Returns
+        -------
+        a view of the file where nothing is to be changed, else a copy. Writing to a view does not change the file.
+        """
+        stored = self.tensors[name]
+        view = self._view(stored)
+        if not stored.dtype.is_floating_point or dtype is None:
+            dtype = stored.dtype
+        layout = torch.channels_last if channels_last and view.ndim == 4 else torch.contiguous_format
+        wanted = view.to(dtype).contiguous(memory_format=layout)
+        if wanted.data_ptr() != view.data_ptr():
+            self._give_back(stored)
+        return wanted
+
+    def _view(self, stored: Stored) -> Tensor:
+        if self._map is None:
+            with open(self.path, "rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        if stored.count == 0:
+            return torch.empty(stored.shape, dtype=stored.dtype)
+        span = _span(stored)
+        if stored.offset % stored.dtype.itemsize:  # the processor wants numbers at multiples of their size
+            size = span * stored.dtype.itemsize
+            raw = torch.frombuffer(self._map, dtype=torch.uint8, count=size, offset=stored.offset)
+            flat = raw.clone().view(stored.dtype)
+        else:
+            flat = torch.frombuffer(self._map, dtype=stored.dtype, count=span, offset=stored.offset)
+        return flat.view(stored.shape) if stored.stride is None else flat.as_strided(stored.shape, stored.stride)
+
+    def _give_back(self, stored: Stored) -> None:
+        """Let go of the pages that hold nothing but this tensor: what is read from them again comes from the file."""
+        if self._map is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        end = stored.offset + _span(stored) * stored.dtype.itemsize
+        first, last = -(-stored.offset // mmap.PAGESIZE), end // mmap.PAGESIZE
+        if last > first:
+            self._map.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE)
+
+
+def open_weights(path: Path) -> WeightFile:
+    """Open a ``.safetensors`` file, or a ``.ckpt`` of PyTorch, and read what it holds but no numbers.
+
+    Raises
+    ------
+    CheckpointError
+        if there is no such file, it is damaged or cut short, or it holds more than weights.
+    """
+    if path.suffix.lower() in PICKLES:
+        return _open_pickle(path)
+    refuse_pickle(path)  # one under another name has something to hide
+    try:
+        with safetensors.safe_open(path, framework="pt"):  # checks lengths, types, and that nothing overlaps
+            pass
+        tensors, metadata = _header(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {diagnosis(path, error)}") from error
+    return WeightFile(path, tensors, metadata)
+
+
+def _header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
+    """What a safetensors file says of itself, after the library has found that it is true."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header: dict[str, Any] = json.loads(file.read(length))
+    metadata = header.pop("__metadata__", None) or {}
+    tensors = {}
+    for name, entry in header.items():
+        dtype = _TYPES.get(entry["dtype"])
+        if dtype is None:
+            raise CheckpointError(
+                f"{path} holds {name} as {entry['dtype']}, a type that no network here runs in. Take the file of the "
+                "same model in float32, float16 or bfloat16."
+            )
+        tensors[name] = Stored(tuple(entry["shape"]), dtype, 8 + length + entry["data_offsets"][0])
+    return tensors, metadata
+
+
+def _open_pickle(path: Path) -> WeightFile:
+    """The tensors of a file of ``torch.save``; those of a network may lie one level down, under ``state_dict``."""
+    try:
+        content = torch.load(path, map_location="meta", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no file {path}. Check the path.") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is a pickle that asks for more than weights, and a pickle can run any program, so it was not "
+            f"opened{_what_it_asks_for(error)}. Take the .safetensors file of the same model."
+        ) from error
+    except (RuntimeError, ValueError, EOFError, OSError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"{path} is damaged, or no file of PyTorch's. Copy or download it anew.") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    tensors = {
+        name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)
+    } if isinstance(content, dict) else {}  # fmt: skip
+    if not tensors:
+        raise CheckpointError(f"{path} holds no weights: it is no checkpoint of a network. Check the path.")
+    return WeightFile(path, {name: _stored(path, name, tensor) for name, tensor in tensors.items()}, {})
+
+
+def _stored(path: Path, name: str, tensor: Tensor) -> Stored:
+    """Where a tensor of a pickle lies: PyTorch notes it on tensors that it loads without their numbers."""
+    start = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+    if start is None:
+        raise CheckpointError(
+            f"{path} is of PyTorch 1.5 or older, which cannot be read piece by piece. Take the .safetensors file of "
+            "the same model; or convert it: "
+            "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')."
+        )
+    offset = start + tensor.storage_offset() * tensor.dtype.itemsize
+    stride = None if tensor.is_contiguous() else tuple(tensor.stride())
+    stored = Stored(tuple(tensor.shape), tensor.dtype, offset, stride)
+    if offset + _span(stored) * tensor.dtype.itemsize > path.stat().st_size:
+        raise CheckpointError(f"{path} is damaged: {name} lies beyond its end. Copy or download it anew.")
+    return stored
+
+
+def _span(stored: Stored) -> int:
+    """How many numbers lie from the first of a tensor to its last, both included."""
+    if stored.stride is None or stored.count == 0:
+        return stored.count
+    return 1 + sum((size - 1) * step for size, step in zip(stored.shape, stored.stride, strict=True))
+
+
+def _what_it_asks_for(error: Exception) -> str:
+    """The name that PyTorch's reader refused: "GLOBAL posix.system was not an allowed global"."""
+    words = str(error).split()
+    with contextlib.suppress(ValueError, IndexError):
+        return f": it wants {words[words.index('GLOBAL') + 1]}"
+    return ""
