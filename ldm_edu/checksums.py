@@ -61,6 +61,19 @@ def listed(folder: Path) -> dict[str, str]:
     return sums
 
 
+def fingerprint(path: Path) -> str:
+    """The first ten digits of the sha256 sum of a checkpoint: which weights a picture was drawn with.
+
+    Of one file it is the file's own, as those who share checkpoints write it; of a folder, that of the list of its
+    .safetensors files with their sums.
+    """
+    if path.is_file():
+        return _sha256(path)[:10]
+    files = (file for file in _files(path) if file.suffix == ".safetensors")
+    lines = "".join(f"{_sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()[:10]
+
+
 def _files(folder: Path) -> list[Path]:
     below = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md" and path.name != NAME)
     return sorted(path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts))

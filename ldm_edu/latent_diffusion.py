@@ -207,7 +207,7 @@ class LatentDiffusion:
         """
         if self.autoencoder is None:
             return images
-        self._check_tile(tile)
+        self.check_tile(tile)
         autoencoder, config = self.autoencoder, self.autoencoder.config
         to_mode = lambda x: autoencoder.encode(x.to(autoencoder.quant.weight)).mode.float()  # noqa: E731
         return (piecewise(to_mode, images, tile, config.factor) - config.shift) * config.scale
@@ -228,7 +228,7 @@ class LatentDiffusion:
         """
         if self.autoencoder is None:
             return latents.clamp(-1, 1)
-        self._check_tile(tile)
+        self.check_tile(tile)
         autoencoder = self.autoencoder
         to_images = lambda z: autoencoder.decode(z.to(autoencoder.quant.weight)).float()  # noqa: E731
         return piecewise(to_images, self.unscaled(latents), tile // self._factor).clamp(-1, 1)
@@ -237,6 +237,11 @@ class LatentDiffusion:
         """Latents (B, C, h, w) as the autoencoder has them, before they were scaled to unit variance."""
         config = self.preset.autoencoder
         return latents if config is None else latents / config.scale + config.shift
+
+    @property
+    def multiple(self) -> int:
+        """Sides of a picture are multiples of this, which both networks together halve them by."""
+        return self._factor * self.unet.config.factor
 
     def latent_shape(self, size: int | tuple[int, int] | None = None) -> tuple[int, int, int]:
         """The shape (C, h, w) of the latents of a picture.
@@ -253,8 +258,7 @@ class LatentDiffusion:
         """
         size = self.preset.size if size is None else size
         height, width = (size, size) if isinstance(size, int) else size
-        factor = self._factor
-        multiple = factor * self.unet.config.factor
+        factor, multiple = self._factor, self.multiple
         for side in (height, width):
             if side <= 0 or side % multiple:
                 near = sorted(
@@ -316,7 +320,8 @@ class LatentDiffusion:
             guided = cfg(towards, away, guidance) if len(cond) else towards
         return sampler(start.keep(guided), start.x, start.levels, rng=Rng(seeds))
 
-    def _check_tile(self, tile: int) -> None:
+    def check_tile(self, tile: int) -> None:
+        """Raise `ValueError` if `encode` and `decode` could not go in tiles of that side, in pixels."""
         if tile % self._factor or tile < 2 * self._factor:
             raise ValueError(f"tile={tile} must be a multiple of {self._factor}, and at least {2 * self._factor}")
 
@@ -340,7 +345,7 @@ class LatentDiffusion:
             edit = Edit(torch.zeros(1, 3, *(side * self._factor for side in shape[1:])), strength=1.0)
         if edit is None:
             if self._extra:
-                raise ValueError(f"{self.preset.name} edits pictures: pass edit=Edit(picture)")
+                raise ValueError(f"{self.preset.name} edits pictures: give it one, edit=Edit(picture) or --init FILE")
             return Start(noise, run)
         if self.latent_shape(edit.size) != shape:
             raise ValueError(f"a picture of {edit.size} cannot be drawn at size={size}; resize it, or leave size out")

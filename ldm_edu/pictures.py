@@ -1,15 +1,20 @@
-"""Tensors as pictures: one, a captioned sheet of many, a film of how they came to be.
+"""Tensors as pictures: one, a captioned sheet of many, a film of how they came to be; and files read as tensors.
 
-Inside the package a picture is a float tensor (3, H, W) in [-1, 1], RGB; here it becomes a Pillow image.
+Inside the package a picture is a float tensor (3, H, W) in [-1, 1], RGB; here it becomes a Pillow image, and back.
 """
 
+import json
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ldm_edu.files import atomic_write
@@ -17,6 +22,7 @@ from ldm_edu.files import atomic_write
 PAPER, INK = (255, 255, 255), (40, 40, 40)
 LINE = 14  # height of a line of a caption, in pixels
 GAP = 8
+METADATA = "ldm-edu"  # keyword of the text in a PNG that says how it was drawn
 
 
 def to_pil(image: Tensor) -> Image.Image:
@@ -31,6 +37,61 @@ def to_pil(image: Tensor) -> Image.Image:
         raise ValueError(f"expected a picture of shape (3, H, W), not {tuple(image.shape)}")
     levels = ((image.expand(3, -1, -1).detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()  # (3, H, W)
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())  # (H, W, 3)
+
+
+def from_pil(picture: Image.Image) -> Tensor:
+    """An RGB picture as (1, 3, H, W) in [-1, 1], a grey one as (1, 1, H, W): `to_pil` undone."""
+    levels = torch.from_numpy(np.array(picture)).float()  # (H, W, 3) or (H, W)
+    channels = levels.permute(2, 0, 1) if levels.ndim == 3 else levels[None]
+    return channels[None] / 127.5 - 1
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A picture file as upright RGB; what is transparent becomes white, of several frames the first is taken.
+
+    Raises
+    ------
+    ValueError
+        if it is no picture that Pillow can read, is damaged, or is of absurd size.
+    FileNotFoundError
+        if there is no such file.
+    """
+    try:
+        with Image.open(path) as file:
+            file.load()
+            picture: Image.Image = ImageOps.exif_transpose(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no picture {str(path)!r}: check the path") from None
+    except Exception as error:  # Pillow's readers raise a dozen kinds on damaged files
+        raise ValueError(
+            f"{str(path)!r} cannot be read as a picture ({error}); give a PNG, a JPEG or a WebP file"
+        ) from error
+    if picture.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip at 255
+        picture = Image.fromarray((np.asarray(picture).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
+    layer = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, (*PAPER, 255)), layer).convert("RGB")
+
+
+def fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A picture of (height, width) ``size``: scaled until it covers that, and cut around its middle."""
+    return ImageOps.fit(picture, (size[1], size[0]), Image.Resampling.LANCZOS)
+
+
+def fitting_size(picture: Image.Image, side: int, multiple: int) -> tuple[int, int]:
+    """The height and width at which a model draws a picture that it is given.
+
+    The picture's own, if both are multiples of ``multiple`` and the model, made for ``side`` times ``side``, is not far
+    from home (a quarter to four times the pixels); else the nearest shape with about as many pixels as that.
+
+    >>> fitting_size(Image.new("RGB", (768, 512)), 512, 64), fitting_size(Image.new("RGB", (4000, 3000)), 512, 64)
+    ((512, 768), (448, 576))
+    """
+    wide, high = picture.size
+    if not (wide % multiple or high % multiple) and side**2 / 4 <= wide * high <= 4 * side**2:
+        return high, wide
+    ratio = min(max(wide / high, 1 / 4), 4.0)
+    nearest = lambda length: max(multiple, round(length / multiple) * multiple)  # noqa: E731
+    return nearest(side / ratio**0.5), nearest(side * ratio**0.5)
 
 
 def sheet(
@@ -79,15 +140,53 @@ def sheet(
     return page
 
 
-def save_png(path: Path, picture: Image.Image) -> None:
+def save_png(path: Path, picture: Image.Image, metadata: Mapping[str, Any] | None = None) -> None:
     """Write a PNG, whole or not at all.
+
+    Parameters
+    ----------
+    metadata
+        how the picture was drawn, as JSON-ready values. It is kept as text in the file, and `read_metadata` reads it.
 
     Raises
     ------
     SaveError
         if the disk refuses.
     """
-    atomic_write(path, lambda beside: picture.save(beside, "PNG"))
+    text = PngInfo()
+    if metadata is not None:
+        value = json.dumps(metadata, ensure_ascii=False).encode(errors="replace").decode()  # no lone surrogates
+        text.add_itxt(METADATA, value)
+    atomic_write(path, lambda beside: picture.save(beside, "PNG", pnginfo=text))
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """How a PNG of `save_png` was drawn.
+
+    Raises
+    ------
+    ValueError
+        if the file says nothing of it, or is no picture.
+    FileNotFoundError
+        if there is no such file.
+    """
+    try:
+        with Image.open(path) as file:
+            text = file.info.get(METADATA)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no picture {str(path)!r}: check the path") from None
+    except Exception as error:
+        raise ValueError(f"{str(path)!r} cannot be read as a picture ({error})") from error
+    if text is None:
+        raise ValueError(
+            f"{str(path)!r} does not say how it was drawn: it is not from ldm-edu, or was saved anew by a program that "
+            "dropped the text"
+        )
+    try:
+        values: dict[str, Any] = dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"what {str(path)!r} says of how it was drawn cannot be read ({error})") from error
+    return values
 
 
 def save_gif(path: Path, frames: Sequence[Image.Image], *, milliseconds: int = 120, hold: int = 1500) -> None:

@@ -1,65 +1,25 @@
 """The command line, run as a person runs it: on a small model in a folder, with good and with bad arguments."""
 
-import io
 import json
 import re
 import subprocess
 import sys
 import typing
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from command import lively_toy, refused, run
 from PIL import Image, ImageSequence
 
-from ldm_edu import SAMPLERS, TOY, LatentDiffusion
-from ldm_edu.cli import main
+from ldm_edu import SAMPLERS
 from ldm_edu.cli.generate import Sampler, Spacing
 from ldm_edu.schedule import Spacing as LibrarySpacing
 
 
-@dataclass(frozen=True)
-class Done:
-    returncode: int | str | None
-    stdout: str
-    stderr: str
-
-
-def run(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> Done:
-    """What ``ldm-edu ARGUMENTS`` does, in this process: importing torch anew for each would take minutes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["ldm-edu", *map(str, arguments)])
-        patch.chdir(cwd or Path.cwd())
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        out, err = io.StringIO(), io.StringIO()
-        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
-            main()
-        return Done(ended.value.code or 0, out.getvalue(), err.getvalue())
-
-
-def refused(done: Done) -> str:
-    """The sentence on stderr of a command that was refused as it should be."""
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    return done.stderr
-
-
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model whose every weight is random: fresh ones start with zeros that hide the prompt."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "toy"
-    model, rng = LatentDiffusion.from_preset(TOY), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for module in model.modules().values():
-            for weight in module.parameters():
-                weight.add_(0.05 * torch.randn(weight.shape, generator=rng))
-    model.save(folder)
-    return folder
+    return lively_toy(tmp_path_factory.mktemp("checkpoints") / "toy")
 
 
 def test_choices_are_those_of_the_library() -> None:
@@ -158,7 +118,7 @@ def test_a_long_prompt_is_drawn_with_a_warning(tmp_path: Path, toy: Path) -> Non
     long = "red apple " * 2000 + "the end"
     done = run("generate", long, "🍎 苹果 \u202e", "", "--model", toy, "--steps", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("does not read") == 1
+    assert done.stderr.count("is not read") == 1
     assert len(done.stderr) < 500
     assert (tmp_path / "sheet.png").is_file()
 

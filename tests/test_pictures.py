@@ -1,14 +1,29 @@
 """Pictures leave the package as they are: the right colours, the right places, whole files."""
 
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
+from PIL.PngImagePlugin import PngInfo
 
 from ldm_edu.files import SaveError
-from ldm_edu.pictures import GAP, PAPER, save_gif, save_png, sheet, to_pil
+from ldm_edu.pictures import (
+    GAP,
+    PAPER,
+    fit,
+    fitting_size,
+    from_pil,
+    open_picture,
+    read_metadata,
+    save_gif,
+    save_png,
+    sheet,
+    to_pil,
+)
 
 
 def plain(colour: str, side: int = 8) -> Image.Image:
@@ -85,3 +100,137 @@ def test_a_grey_picture_is_drawn_in_three_equal_colours() -> None:
     levels = np.asarray(to_pil(torch.linspace(-1, 1, 6).reshape(1, 2, 3)))
     assert levels.shape == (2, 3, 3)
     assert (levels == levels[:, :, :1]).all() and levels.min() == 0 and levels.max() == 255
+
+
+# --- files that are read --------------------------------------------------------------------------------------------
+
+
+def noisy(mode: str = "RGB", size: tuple[int, int] = (12, 8)) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+def test_a_picture_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    save_png(tmp_path / "a.png", noisy())
+    again = open_picture(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(again), np.asarray(noisy()))
+    tensor = from_pil(again)
+    assert tensor.shape == (1, 3, 8, 12) and tensor.min() >= -1 and tensor.max() <= 1
+    assert np.array_equal(np.asarray(to_pil(tensor[0])), np.asarray(noisy()))
+    assert from_pil(noisy("L")).shape == (1, 1, 8, 12)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16"])
+def test_every_kind_of_file_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    sixteen = Image.fromarray(np.asarray(noisy("L")).astype(np.uint16) * 257)
+    (sixteen if mode == "I;16" else noisy().convert(mode)).save(path)
+    read = open_picture(path)
+    assert read.mode == "RGB" and read.size == (12, 8)
+    if mode in ("L", "I;16"):
+        assert np.array_equal(np.asarray(read)[..., 1], np.asarray(noisy("L")))
+
+
+def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
+    picture = Image.new("RGBA", (3, 1), (200, 0, 0, 255))
+    picture.putpixel((1, 0), (200, 0, 0, 0))
+    picture.putpixel((2, 0), (200, 0, 0, 128))
+    picture.save(tmp_path / "a.png")
+    levels = np.asarray(open_picture(tmp_path / "a.png"))[0]
+    assert levels[0].tolist() == [200, 0, 0] and levels[1].tolist() == [255, 255, 255]
+    assert abs(int(levels[2, 1]) - 127) <= 1
+
+
+def test_a_photo_taken_on_its_side_is_upright(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the top is at the right
+    noisy().save(tmp_path / "a.png", exif=turned)
+    assert open_picture(tmp_path / "a.png").size == (8, 12)
+
+
+def test_the_first_of_several_frames_is_taken(tmp_path: Path) -> None:
+    save_gif(tmp_path / "a.gif", [plain("red"), plain("blue")])
+    assert open_picture(tmp_path / "a.gif").getpixel((4, 4)) == plain("red").getpixel((0, 0))
+
+
+def damaged(kind: str) -> bytes:
+    whole = io.BytesIO()
+    noisy(size=(64, 64)).save(whole, "PNG")
+    data = whole.getvalue()
+    head = data[:16]
+    return {
+        "empty": b"",
+        "text": b"this is no picture",
+        "cut short": data[: len(data) // 2],
+        "header alone": head,
+        "absurd size": head + (2**30).to_bytes(4, "big") * 2 + data[24:],
+        "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "cut short", "header alone", "absurd size", "svg"])
+def test_what_is_no_picture_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "photo.png").write_bytes(damaged(kind))
+    with pytest.raises(ValueError, match=r"photo\.png' cannot be read as a picture"):
+        open_picture(tmp_path / "photo.png")
+    with pytest.raises(ValueError, match="cannot be read as a picture"):
+        open_picture(tmp_path)
+    for read in (open_picture, read_metadata):
+        with pytest.raises(FileNotFoundError, match=r"no picture .*none\.png"):
+            read(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize(
+    "size, side, multiple, wanted",
+    [
+        ((64, 64), 64, 16, (64, 64)),
+        ((128, 64), 64, 16, (64, 128)),  # an outpainted one keeps its size
+        ((512, 512), 64, 16, (64, 64)),
+        ((4000, 3000), 512, 64, (448, 576)),
+        ((1024, 1024), 512, 64, (1024, 1024)),
+        ((64, 64), 512, 64, (512, 512)),
+        ((500, 500), 512, 64, (512, 512)),
+        ((1, 10_000), 512, 64, (1024, 256)),
+    ],
+)
+def test_a_size_that_the_model_draws(size: tuple[int, int], side: int, multiple: int, wanted: tuple[int, int]) -> None:
+    assert fitting_size(Image.new("L", size), side, multiple) == wanted
+
+
+def test_fitting_cuts_around_the_middle() -> None:
+    picture = Image.new("RGB", (30, 10), "red")
+    picture.paste((0, 0, 255), (10, 0, 20, 10))
+    assert np.asarray(fit(picture, (8, 8)))[4, 1:7, 2].min() > 200
+    assert fit(picture, (8, 24)).size == (24, 8)
+
+
+# --- how a picture was drawn ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "prompt", ["red apple", "苹果 🍎 \u202e", 'a "quoted" \\ \x00 line\nand another', "", "x" * 50_000]
+)
+def test_a_picture_says_how_it_was_drawn(tmp_path: Path, prompt: str) -> None:
+    about: dict[str, Any] = {"prompt": prompt, "seed": 7, "guidance": 7.5, "mask": None, "pictures": [{"seed": 1}]}
+    save_png(tmp_path / "a.png", plain("red"), about)
+    assert read_metadata(tmp_path / "a.png") == about
+    assert open_picture(tmp_path / "a.png").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_half_a_character_does_not_lose_the_picture(tmp_path: Path) -> None:
+    save_png(tmp_path / "a.png", plain("red"), {"prompt": "a\ud800b"})
+    assert read_metadata(tmp_path / "a.png") == {"prompt": "a?b"}
+
+
+def test_a_picture_that_says_nothing_is_refused(tmp_path: Path) -> None:
+    save_png(tmp_path / "a.png", plain("red"))
+    with pytest.raises(ValueError, match="does not say how it was drawn"):
+        read_metadata(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="cannot be read as a picture"):
+        read_metadata(tmp_path / "a.png")
+    text = PngInfo()
+    text.add_itxt("ldm-edu", "[1, 2")
+    plain("red").save(tmp_path / "b.png", pnginfo=text)
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_metadata(tmp_path / "b.png")

@@ -1,25 +1,42 @@
-"""``ldm-edu generate``: prompts to a sheet of pictures, and a film of how they came out of the noise."""
+"""``ldm-edu generate``: prompts, and a picture to start from, to pictures; and a film of how they came about."""
 
+import re
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+import ldm_edu
+from ldm_edu.cli.edits import make_edit, parse_size
+
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
+    from ldm_edu.editing import Edit
     from ldm_edu.latent_diffusion import LatentDiffusion
+    from ldm_edu.prompts import Chunks
 
 Sampler = Literal["ddpm", "ddim", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_3m", "plms", "ipndm", "unipc"]
 Spacing = Literal["leading", "trailing", "linspace", "karras"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 Frame = list["Image"]  # every picture asked for, at one step
+Order = tuple[str, int]  # a prompt and a seed
 
 BATCH = 16  # pictures drawn at once; a picture does not depend on it
+BATCH_LATENTS = 4 * 64 * 64  # latent pixels drawn at once: 4 pictures of Stable Diffusion's size
+BARE = 192  # a single picture of at least this width is written without a frame and a caption
 
 
 def generate(
     prompts: Annotated[list[str], typer.Argument(help='What to draw, as in "red apple, 3d style".')],
-    model: Annotated[str, typer.Option(help="A shipped checkpoint, or a checkpoint's folder.")] = "emoji",
+    model: Annotated[
+        str, typer.Option(help="A shipped checkpoint, a checkpoint's folder, or a file of Stable Diffusion 1.x.")
+    ] = "emoji",
     steps: Annotated[int, typer.Option(help="Steps from noise to picture, 1 to 1000.")] = 20,
     guidance: Annotated[float, typer.Option(help="How strongly to follow the prompt; 1 is no guidance.")] = 5.0,
     seed: Annotated[int, typer.Option(min=0, help="Of each prompt's first picture; the next ones count up.")] = 0,
@@ -27,74 +44,195 @@ def generate(
     sampler: Annotated[Sampler, typer.Option(help="The solver.")] = "dpmpp_2m",
     spacing: Annotated[Spacing, typer.Option(help="How the steps are spread over the noise levels.")] = "trailing",
     negative: Annotated[str, typer.Option(help="What to steer away from.")] = "",
-    size: Annotated[int | None, typer.Option(help="Side of the pictures in pixels; left out: the model's own.")] = None,
-    out: Annotated[Path, typer.Option(help="Where the sheet goes, a .png.")] = Path("sheet.png"),
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="WxH", help="In pixels, 512 or 768x512; left out: the model's own, or that of --init."),
+    ] = None,
+    init: Annotated[Path | None, typer.Option(help="A picture to start from.")] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(help="Share of the steps that are left to go from --init, above 0 to 1; 0.6, or 1 with a mask."),
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="Where --init is painted anew: white. As large as it.")] = None,
+    outpaint: Annotated[
+        str | None,
+        typer.Option(metavar="PIXELS", help="A border to paint around --init: 64, or left,top,right,bottom."),
+    ] = None,
+    image_guidance: Annotated[
+        float, typer.Option(help="How strongly a model that edits by instruction keeps to --init.")
+    ] = 1.5,
+    dtype: Annotated[Dtype, typer.Option(help="bfloat16 takes half the memory; float16 needs a GPU.")] = "float32",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; left out: a GPU where there is one.")] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(help="Decode in tiles of this side, in pixels, for less memory; left out: from 1024 on."),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(help="A .png: the picture, or a sheet of several or small ones; a folder: each by itself."),
+    ] = Path("sheet.png"),
     film: Annotated[Path | None, typer.Option(help="Where a film of the steps goes, a .gif.")] = None,
 ) -> None:
-    """Draw pictures from prompts.
+    """Draw pictures from prompts, and from pictures.
 
-    A picture depends on its prompt and its seed alone, not on the others drawn beside it.
+    A picture depends on its prompt and its seed alone (and on --init), not on the others drawn beside it. The PNG says
+    how it was drawn: ldm-edu inspect FILE.png.
+
+    In a prompt (word) and (word:1.3) count more, [word] and (word:0.5) less; \\( is the sign itself. A prompt longer
+    than the text encoder's window is read in several.
+
+    Image to image: --init photo.png --strength 0.6. Inpainting: --init photo.png --mask mask.png, white where it is
+    painted anew; the rest stays as it is. Outpainting: --init photo.png --outpaint 64.
     """
-    _check_suffix(out, ".png")
+    if out.suffix:
+        _check_suffix(out, ".png")
     if film is not None:
         _check_suffix(film, ".gif")
+    for option, value in {"strength": strength, "mask": mask, "outpaint": outpaint}.items():
+        if init is None and value is not None:
+            raise ValueError(f"--{option} is about the picture to start from: give --init as well")
+    shape = None if size is None else parse_size(size)
 
-    from ldm_edu.pictures import save_gif, save_png, sheet
+    from ldm_edu.pictures import save_gif, sheet
     from ldm_edu.samplers import SAMPLERS
 
-    pipeline = load(model)
+    pipeline = load(model, device, dtype)
+    if tile is not None:
+        pipeline.check_tile(tile)
     _warn_of_truncation(pipeline, [*prompts, negative])
+    edit = None
+    if init is not None:
+        edit = make_edit(pipeline, init, mask, outpaint, shape, strength, image_guidance)
+        shape = edit.size
+    how: dict[str, Any] = {
+        "steps": steps,
+        "guidance": guidance,
+        "sampler": SAMPLERS[sampler],
+        "spacing": spacing,
+        "negative": negative,
+    }
     orders = [(prompt, seed + i) for prompt in prompts for i in range(count)]
-    frames = _draw(
-        pipeline,
-        orders,
-        every_step=film is not None,
-        steps=steps,
-        guidance=guidance,
-        sampler=SAMPLERS[sampler],
-        spacing=spacing,
-        negative=negative,
-        size=size,
-    )
-    captions = [f"{prompt} · seed {number}" if count > 1 else prompt for prompt, number in orders]
-    save_png(out, sheet(frames[-1], captions))
-    typer.echo(f"{out}: {len(orders)} picture{'s' if len(orders) > 1 else ''}", err=True)
+    with ThreadPoolExecutor(1) as meanwhile:  # to hash gigabytes takes seconds
+        weights = meanwhile.submit(_fingerprint, model)
+        frames = _draw(pipeline, orders, every_step=film is not None, tile=tile, edit=edit, size=shape, **how)
+    settings = {
+        **{"model": model, "weights": weights.result(), "steps": steps, "guidance": guidance, "sampler": sampler},
+        **{"spacing": spacing, "negative": negative, "size": "{}x{}".format(*frames[-1][0].size)},
+        **({} if edit is None else {"init": str(init), "strength": edit.strength}),
+        **({} if mask is None else {"mask": str(mask)}),
+        **({} if outpaint is None else {"outpaint": outpaint}),
+        **{"dtype": dtype, "device": pipeline.device.type, "version": f"ldm-edu {ldm_edu.__version__}"},
+    }
+    _save(out, orders, frames[-1], settings)
     if film is not None:
-        save_gif(film, [sheet(frame, captions) for frame in frames])
+        save_gif(film, [sheet(frame, _captions(orders)) for frame in frames])
         typer.echo(f"{film}: {len(frames)} frames", err=True)
 
 
-def load(model: str) -> "LatentDiffusion":
-    """A checkpoint by name or folder, on the GPU where there is one."""
+def load(model: str, device: str | None = None, dtype: Dtype = "float32") -> "LatentDiffusion":
+    """A checkpoint by name, folder or file; on the GPU where there is one and no other device is named.
+
+    Raises
+    ------
+    ValueError
+        if there is no such device, or it does not calculate in that type.
+    """
     import torch
 
     from ldm_edu.latent_diffusion import LatentDiffusion
 
-    return LatentDiffusion.from_pretrained(model, device="cuda" if torch.cuda.is_available() else "cpu")
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"--device {place}: this machine has none that PyTorch can use; leave it out, or cpu"
+        ) from error
+    if dtype == "float16" and torch.device(place).type == "cpu":
+        raise ValueError("--dtype float16 is many times slower on a CPU than float32; take bfloat16, of the same size")
+    return LatentDiffusion.from_pretrained(model, device=place, dtype=getattr(torch, dtype))
+
+
+def _fingerprint(model: str) -> str:
+    from ldm_edu.checkpoint.find import find_checkpoint
+    from ldm_edu.checksums import fingerprint
+
+    return fingerprint(find_checkpoint(model))
 
 
 def _draw(
-    pipeline: "LatentDiffusion", orders: list[tuple[str, int]], *, every_step: bool, steps: int, **how: Any
+    pipeline: "LatentDiffusion",
+    orders: list[Order],
+    *,
+    every_step: bool,
+    tile: int | None,
+    edit: "Edit | None",
+    steps: int,
+    **how: Any,
 ) -> list[Frame]:
     """The frames of all orders: the estimate of every step and then the pictures, or the pictures alone."""
     from tqdm import tqdm
 
+    from ldm_edu.editing import first_step
     from ldm_edu.pictures import to_pil
 
-    batches = [orders[start : start + BATCH] for start in range(0, len(orders), BATCH)]
+    def decoded(latents: "Tensor") -> Frame:
+        images = pipeline.decode(latents) if tile is None else pipeline.decode(latents, tile=tile)
+        return [to_pil(image) for image in (images if edit is None else edit.paste(images))]
+
+    batches = list(_batches(pipeline, orders, pipeline.latent_shape(how["size"])))
+    left = steps - (first_step(steps, edit.strength) if edit and edit.strength else 0)
     films: list[list[Frame]] = []  # batch, step, picture
-    with tqdm(total=steps * len(batches), unit="step", leave=False, disable=None) as bar:
+    with tqdm(total=left * len(batches), unit="step", leave=False, disable=None) as bar:
         for batch in batches:
             frames: list[Frame] = []
-            prompts, seeds = zip(*batch, strict=True)
-            wanted = [_condition(pipeline, prompt) for prompt in prompts]
-            for step in pipeline.generate(wanted, seeds=list(seeds), steps=steps, **how):
+            wanted, seeds = [_condition(pipeline, prompt) for prompt, _ in batch], [seed for _, seed in batch]
+            for step in pipeline.generate(wanted, seeds=seeds, steps=steps, edit=edit, **how):
                 bar.update()
                 if every_step:
-                    frames.append([to_pil(image) for image in pipeline.decode(step.x0)])
-            frames.append([to_pil(image) for image in pipeline.decode(step.x)])
+                    frames.append(decoded(step.x0))
+            frames.append(decoded(step.x))
             films.append(frames)
     return [[picture for frame in at for picture in frame] for at in zip(*films, strict=True)]
+
+
+def _batches(pipeline: "LatentDiffusion", orders: list[Order], shape: tuple[int, int, int]) -> Iterator[list[Order]]:
+    """Neighbours of one batch: prompts of as many windows, and no more pictures than memory should be asked for."""
+    most = max(1, min(BATCH, BATCH_LATENTS // (shape[1] * shape[2])))
+    for _, group in groupby(orders, lambda order: len(_read(pipeline, order[0]).tokens) if pipeline.text else 1):
+        alike = list(group)
+        yield from (alike[start : start + most] for start in range(0, len(alike), most))
+
+
+def _save(out: Path, orders: list[Order], pictures: Frame, settings: dict[str, Any]) -> None:
+    """One PNG with its settings in it: the picture itself, or a sheet; or in a folder, one for each picture."""
+    from ldm_edu.pictures import save_png, sheet
+
+    about = [{"prompt": prompt, "seed": seed} for prompt, seed in orders]
+    if not out.suffix:
+        taken: Counter[str] = Counter()
+        for picture, order in zip(pictures, about, strict=True):
+            name = f"{_slug(str(order['prompt']))}-{order['seed']}"
+            taken[name] += 1
+            again = f"-{taken[name]}" if taken[name] > 1 else ""
+            save_png(out / f"{name}{again}.png", picture, order | settings)
+    elif len(pictures) == 1 and pictures[0].width >= BARE:
+        save_png(out, pictures[0], about[0] | settings)
+    else:
+        said = about[0] if len(about) == 1 else {"pictures": about}
+        save_png(out, sheet(pictures, _captions(orders)), said | settings)
+    typer.echo(f"{out}: {len(orders)} picture{'s' if len(orders) > 1 else ''}", err=True)
+
+
+def _captions(orders: list[Order]) -> list[str]:
+    again = Counter(prompt for prompt, _ in orders)
+    return [f"{prompt} · seed {seed}" if again[prompt] > 1 else prompt for prompt, seed in orders]
+
+
+def _slug(prompt: str) -> str:
+    """The first words of a prompt as a file's name."""
+    words = re.findall(r"[a-z0-9]+", prompt.lower())
+    return "-".join(words)[:40].strip("-") or "picture"
 
 
 def _condition(pipeline: "LatentDiffusion", prompt: str) -> str | int:
@@ -102,14 +240,23 @@ def _condition(pipeline: "LatentDiffusion", prompt: str) -> str | int:
     return int(prompt) if pipeline.classes is not None and prompt.isdecimal() else prompt
 
 
+def _read(pipeline: "LatentDiffusion", prompt: str) -> "Chunks":
+    from ldm_edu.prompts import chunks
+
+    assert pipeline.tokenizer is not None
+    return chunks(pipeline.tokenizer, prompt)
+
+
 def _warn_of_truncation(pipeline: "LatentDiffusion", prompts: list[str]) -> None:
     if pipeline.tokenizer is None:
         return
     for prompt in dict.fromkeys(prompts):
-        rest = pipeline.tokenizer.truncated(prompt)
-        if rest is not None:
-            shown = rest if len(rest) <= 60 else rest[:57] + "..."
-            typer.echo(f"ldm-edu: the prompt is too long for this model; it does not read {shown!r}", err=True)
+        read = _read(pipeline, prompt)
+        if not read.whole:
+            n = len(read.tokens) * (pipeline.tokenizer.length - 2)
+            typer.echo(
+                f"ldm-edu: the prompt {prompt[:40]!r}... is too long; what follows {n:,} tokens is not read", err=True
+            )
 
 
 def _check_suffix(path: Path, suffix: str) -> None:

@@ -1,4 +1,4 @@
-"""``ldm-edu inspect``: what a model is made of, and how many parameters each part has."""
+"""``ldm-edu inspect``: what a model is made of, and how many parameters each part has; how a picture was drawn."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +11,16 @@ from ldm_edu.paths import checkpoints_dir
 
 
 def inspect(
-    model: Annotated[str, typer.Argument(help=f"A preset ({', '.join(PRESETS)}) or a checkpoint's folder.")],
+    model: Annotated[
+        str, typer.Argument(help=f"A preset ({', '.join(PRESETS)}), a checkpoint's folder, or a .png that was drawn.")
+    ],
 ) -> None:
-    """Print a model's parameter counts by part, without loading any weights."""
+    """Print a model's parameter counts by part, without loading any weights; or how a picture was drawn."""
     from ldm_edu.counts import parameter_counts
 
+    if Path(model).suffix.lower() == ".png":
+        typer.echo("\n".join(_drawn(Path(model))))
+        return
     preset = find_preset(model)
     typer.echo("\n".join([*_summary(preset), "", *_table(parameter_counts(preset))]))
 
@@ -38,6 +43,17 @@ def find_preset(model: str) -> Preset:
             f"the shipped checkpoints lie in {checkpoints_dir()}."
         )
     return load_preset(Path(model))
+
+
+def _drawn(path: Path) -> Iterator[str]:
+    """What a picture says of itself, a line each."""
+    from ldm_edu.pictures import read_metadata
+
+    about = read_metadata(path)
+    drawn = about.pop("pictures", [{name: about.pop(name) for name in ("prompt", "seed") if name in about}])
+    for each in drawn:
+        yield from (f"{name:<16}{value}" for name, value in each.items())
+    yield from (f"{name.replace('_', ' '):<16}{value}" for name, value in about.items())
 
 
 def _summary(preset: Preset) -> Iterator[str]:

@@ -1,0 +1,106 @@
+"""What ``ldm-edu generate`` is told about sizes and pictures, as the package takes it."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from ldm_edu.editing import Edit
+    from ldm_edu.latent_diffusion import LatentDiffusion
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``512`` or ``768x512``, width first as people write it, to (height, width).
+
+    >>> parse_size("512"), parse_size("768x512")
+    ((512, 512), (512, 768))
+
+    Raises
+    ------
+    ValueError
+        if it is neither.
+    """
+    found = re.fullmatch(r"\s*(-?\d{1,9})\s*(?:[xX×*]\s*(-?\d{1,9}))?\s*", text)
+    if found is None:
+        raise ValueError(f"--size {text!r} is no size: give pixels, 512, or width x height, 768x512")
+    wide, high = int(found[1]), int(found[2] or found[1])
+    return high, wide
+
+
+def parse_border(text: str) -> tuple[int, int, int, int]:
+    """``64``, or ``left,top,right,bottom``, as four widths.
+
+    >>> parse_border("64"), parse_border("0,0,128,0")
+    ((64, 64, 64, 64), (0, 0, 128, 0))
+
+    Raises
+    ------
+    ValueError
+        if it is neither.
+    """
+    widths = [int(part) for part in text.split(",") if re.fullmatch(r"\s*\d{1,9}\s*", part)]
+    if len(widths) not in (1, 4) or len(widths) != text.count(",") + 1 or not any(widths):
+        raise ValueError(f"--outpaint {text!r} is no border: give pixels, 64, or left,top,right,bottom, 0,0,128,0")
+    left, top, right, bottom = widths * 4 if len(widths) == 1 else widths
+    return left, top, right, bottom
+
+
+def make_edit(
+    model: "LatentDiffusion",
+    init: Path,
+    mask: Path | None,
+    outpaint: str | None,
+    size: tuple[int, int] | None,
+    strength: float | None,
+    image_guidance: float,
+) -> "Edit":
+    """The edit that the options ask for, its picture at a size that the model draws.
+
+    Raises
+    ------
+    ValueError
+        if a file is no picture, or options contradict one another.
+    """
+    from ldm_edu.editing import Edit
+    from ldm_edu.pictures import fit, fitting_size, from_pil, open_picture
+
+    if mask is not None and outpaint is not None:
+        raise ValueError("--mask and --outpaint each say what to paint: give one of them")
+    picture = open_picture(init)
+    shape = size or fitting_size(picture, model.preset.size, model.multiple)
+    if outpaint is None:
+        model.latent_shape(shape)  # refused before anything is scaled to it
+    if (picture.height, picture.width) != shape:
+        typer.echo(f"{init}: {picture.width} x {picture.height}, taken at {shape[1]} x {shape[0]}", err=True)
+    fitted = fit(picture, shape)
+    pixels = from_pil(fitted if model.preset.autoencoder else fitted.convert("L"))  # (1, 3 or 1, H, W)
+    if outpaint is not None:
+        left, top, right, bottom = parse_border(outpaint)
+        edit = Edit.outpaint(pixels, left=left, top=top, right=right, bottom=bottom)
+    else:
+        edit = Edit(pixels, mask=None if mask is None else _hidden(mask, init, picture, shape))
+    by_instruction = model.unet.config.in_channels == 2 * model.unet.config.out_channels
+    usual = 1.0 if edit.mask is not None or by_instruction else 0.6
+    return replace(edit, strength=usual if strength is None else strength, image_guidance=image_guidance)
+
+
+def _hidden(mask: Path, init: Path, picture: "Image", shape: tuple[int, int]) -> "Tensor":
+    """A mask file as (1, 1, H, W): 1 where it is white, or transparent."""
+    from ldm_edu.pictures import fit, from_pil, open_picture
+
+    drawn = open_picture(mask)
+    if drawn.size != picture.size:
+        raise ValueError(
+            f"{str(mask)!r} is {drawn.width} x {drawn.height} and {str(init)!r} {picture.width} x {picture.height}: "
+            "make the mask as large as its picture"
+        )
+    hidden = (from_pil(fit(drawn, shape).convert("L")) > 0).float()
+    if not hidden.any():
+        raise ValueError(f"{str(mask)!r} is black everywhere, so nothing would be painted: white marks what is")
+    return hidden

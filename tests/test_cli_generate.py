@@ -1,0 +1,208 @@
+"""``ldm-edu generate`` from pictures, in all sizes, and what the PNG then says of itself."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import lively_toy, refused, run
+from PIL import Image
+
+from ldm_edu.checksums import fingerprint
+from ldm_edu.cli.edits import parse_border, parse_size
+from ldm_edu.pictures import read_metadata
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lively_toy(tmp_path_factory.mktemp("checkpoints") / "toy")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a photo of 16 x 16, a mask of its right half, and files that do not fit."""
+    values = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / "photo.png")
+    Image.fromarray(values).resize((300, 200)).save(tmp_path / "large.jpg")
+    mask = Image.new("L", (16, 16), 0)
+    mask.paste(255, (8, 0, 16, 16))
+    mask.save(tmp_path / "mask.png")
+    Image.new("L", (16, 16), 0).save(tmp_path / "black.png")
+    Image.new("L", (8, 16), 255).save(tmp_path / "other.png")
+    (tmp_path / "text.png").write_text("no picture")
+    return tmp_path
+
+
+def drawn(place: Path, toy: Path, *arguments: str) -> np.ndarray:
+    """The picture by itself, (H, W, 3)."""
+    done = run("generate", "red apple", "--model", toy, "--steps", "4", "--out", "out", *arguments, cwd=place)
+    assert done.returncode == 0, done.stderr
+    with Image.open(place / "out" / "red-apple-0.png") as picture:
+        return np.asarray(picture).astype(int)
+
+
+def photo(place: Path) -> np.ndarray:
+    return np.asarray(Image.open(place / "photo.png")).astype(int)
+
+
+def test_image_to_image(place: Path, toy: Path) -> None:
+    alone = drawn(place, toy)
+    half, full = drawn(place, toy, "--init", "photo.png"), drawn(place, toy, "--init", "photo.png", "--strength", "1")
+    assert half.shape == (16, 16, 3) and np.abs(half - alone).mean() > 1
+    assert np.abs(full - alone).max() <= 1
+
+
+def test_inpainting_leaves_what_the_mask_leaves(place: Path, toy: Path) -> None:
+    painted = drawn(place, toy, "--init", "photo.png", "--mask", "mask.png")
+    assert np.array_equal(painted[:, :8], photo(place)[:, :8])
+    assert np.abs(painted[:, 8:] - photo(place)[:, 8:]).mean() > 1
+
+
+def test_outpainting(place: Path, toy: Path) -> None:
+    wide = drawn(place, toy, "--init", "photo.png", "--outpaint", "4,0,8,0")
+    assert wide.shape == (16, 28, 3) and np.array_equal(wide[:, 4:20], photo(place))
+    assert drawn(place, toy, "--init", "photo.png", "--outpaint", "4", "--size", "12x8").shape == (16, 20, 3)
+
+
+def test_a_photo_of_another_size_is_taken_at_one_that_can_be_drawn(place: Path, toy: Path) -> None:
+    done = run("generate", "a", "--model", toy, "--steps", "2", "--init", "large.jpg", "--out", "out", cwd=place)
+    assert "large.jpg: 300 x 200, taken at 20 x 12" in done.stderr
+    with Image.open(place / "out" / "a-0.png") as picture:
+        assert picture.size == (20, 12)
+    assert drawn(place, toy, "--init", "large.jpg", "--size", "8x24").shape == (24, 8, 3)
+
+
+def test_a_film_of_an_edit_has_the_steps_that_were_left(place: Path, toy: Path) -> None:
+    drawn(place, toy, "--init", "photo.png", "--strength", "0.5", "--film", "film.gif")
+    with Image.open(place / "film.gif") as film:
+        assert film.n_frames <= 3  # type: ignore[attr-defined]
+
+
+def test_sizes_tiles_and_types(place: Path, toy: Path) -> None:
+    whole = drawn(place, toy, "--size", "24x16")
+    assert whole.shape == (16, 24, 3)
+    assert drawn(place, toy, "--size", "24x16", "--tile", "8").shape == (16, 24, 3)
+    half = drawn(place, toy, "--size", "24x16", "--dtype", "bfloat16", "--device", "cpu")
+    assert 0 < np.abs(half - whole).mean() < 20
+
+
+def test_pictures_in_a_folder_are_as_they_were_drawn_and_named(place: Path, toy: Path) -> None:
+    prompts = ["Red apple, 3D!", "a", "a", "苹果", "w" * 300]
+    run("generate", *prompts, "--model", toy, "--steps", "1", "--count", "2", "--out", "many", cwd=place)
+    names = sorted(path.name for path in (place / "many").iterdir())
+    wanted = ["a-0-2.png", "a-0.png", "a-1-2.png", "a-1.png", "picture-0.png", "picture-1.png"]
+    assert names == sorted(
+        [*wanted, "red-apple-3d-0.png", "red-apple-3d-1.png", f"{'w' * 40}-0.png", f"{'w' * 40}-1.png"]
+    )
+    assert all(Image.open(path).size == (16, 16) for path in (place / "many").iterdir())
+
+
+def test_a_single_large_picture_is_written_without_a_frame(place: Path, toy: Path) -> None:
+    run("generate", "a", "--model", toy, "--steps", "1", "--size", "192x64", "--out", "a.png", cwd=place)
+    with Image.open(place / "a.png") as picture:
+        assert picture.size == (192, 64)
+
+
+# --- prompts --------------------------------------------------------------------------------------------------------
+
+
+def test_long_prompts_and_weights_count(place: Path, toy: Path) -> None:
+    prompts = ["a b", "a (b:1.5)", "a b " * 20, "a b " * 20 + "c"]
+    run("generate", *prompts, "--model", toy, "--steps", "2", "--out", "out", cwd=place)
+    seen = [np.asarray(Image.open(path)).astype(int) for path in (place / "out").iterdir()]
+    assert len(seen) == 4
+    assert all(np.abs(x - y).max() > 0 for i, x in enumerate(seen) for y in seen[:i])
+
+
+def test_a_picture_does_not_depend_on_how_long_its_neighbours_prompts_are(place: Path, toy: Path) -> None:
+    run("generate", "red apple", "b " * 30, "c " * 60, "d", "--model", toy, "--steps", "4", "--out", "many", cwd=place)
+    with Image.open(place / "many" / "red-apple-0.png") as picture:
+        assert np.abs(np.asarray(picture).astype(int) - drawn(place, toy)).max() <= 1
+
+
+# --- what the picture says ------------------------------------------------------------------------------------------
+
+
+def test_a_picture_says_what_it_was_drawn_from(place: Path, toy: Path) -> None:
+    options = ["--init", "photo.png", "--mask", "mask.png", "--seed", "0", "--guidance", "3", "--negative", "blue"]
+    drawn(place, toy, *options)
+    about = read_metadata(place / "out" / "red-apple-0.png")
+    wanted = {"prompt": "red apple", "seed": 0, "model": str(toy), "weights": fingerprint(toy), "steps": 4}
+    wanted |= {"guidance": 3.0, "negative": "blue", "size": "16x16", "init": "photo.png", "mask": "mask.png"}
+    assert wanted.items() <= about.items() and about["strength"] == 1.0
+    said = run("inspect", place / "out" / "red-apple-0.png").stdout
+    assert "prompt          red apple\nseed            0\n" in said and f"weights         {fingerprint(toy)}" in said
+
+
+def test_a_sheet_says_it_of_every_picture(place: Path, toy: Path) -> None:
+    run("generate", "a", "b", "--model", toy, "--steps", "1", "--count", "2", "--out", "sheet.png", cwd=place)
+    about = read_metadata(place / "sheet.png")
+    assert about["pictures"] == [{"prompt": p, "seed": s} for p in "ab" for s in (0, 1)]
+    assert run("inspect", place / "sheet.png").stdout.count("prompt ") == 4
+
+
+def test_other_weights_have_another_fingerprint(tmp_path: Path, toy: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in toy.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    assert fingerprint(copy) == fingerprint(toy) and len(fingerprint(toy)) == 10
+    (copy / "text.safetensors").write_bytes(b"other")
+    assert fingerprint(copy) != fingerprint(toy)
+    assert fingerprint(copy / "text.safetensors") == "d9298a10d1"  # printf other | sha256sum
+
+
+def test_a_picture_that_says_nothing(place: Path) -> None:
+    assert "does not say" in refused(run("inspect", place / "photo.png"))
+    assert "cannot be read" in refused(run("inspect", place / "text.png"))
+    assert "no picture" in refused(run("inspect", place / "nowhere.png"))
+
+
+# --- what cannot be -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ("--strength 0.5", "give --init"),
+        ("--mask mask.png", "give --init"),
+        ("--outpaint 8", "give --init"),
+        ("--init nowhere.png", "no picture 'nowhere.png'"),
+        ("--init text.png", "cannot be read as a picture"),
+        ("--init photo.png --mask other.png", "8 x 16 and 'photo.png' 16 x 16"),
+        ("--init photo.png --mask black.png", "black everywhere"),
+        ("--init photo.png --mask nowhere.png", "nowhere.png"),
+        ("--init photo.png --mask mask.png --outpaint 8", "give one of them"),
+        ("--init photo.png --strength 0", "strength=0.0"),
+        ("--init photo.png --strength -1", "strength=-1.0"),
+        ("--init photo.png --strength 1.5", "strength=1.5"),
+        ("--init photo.png --strength nan", "strength=nan"),
+        ("--init photo.png --outpaint 0", "no border"),
+        ("--init photo.png --outpaint 1,2", "no border"),
+        ("--init photo.png --outpaint -8", "no border"),
+        ("--init photo.png --outpaint 5", "nearest are 24 and 28"),
+        ("--init photo.png --size 18", "nearest are 16 and 20"),
+        ("--size 18x16", "side of 18 pixels"),
+        ("--size large", "'large' is no size"),
+        ("--size 16x", "'16x' is no size"),
+        ("--size 0", "side of 0 pixels"),
+        ("--tile 3", "tile=3 must be a multiple of 2"),
+        ("--dtype float16 --device cpu", "bfloat16"),
+        ("--device abacus", "abacus"),
+        ("--out a.jpg", "should end in .png"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(place: Path, toy: Path, options: str, words: str) -> None:
+    before = sorted(place.iterdir())
+    said = refused(run("generate", "a", "--model", toy, "--steps", "1", *options.split(), cwd=place))
+    assert words in said and len(said.strip().splitlines()) == 1, said
+    assert sorted(place.iterdir()) == before
+
+
+def test_sizes_and_borders_as_people_write_them() -> None:
+    assert [parse_size(text) for text in ("64", "768x512", " 768 X 512 ", "8×16")] == [
+        (64, 64),
+        (512, 768),
+        (512, 768),
+        (16, 8),
+    ]
+    assert parse_border(" 1, 2,3 ,4") == (1, 2, 3, 4)
