@@ -14,6 +14,7 @@ from ldm_edu.cli.generate import generate
 from ldm_edu.cli.grade import grade, progress
 from ldm_edu.cli.inspect import inspect
 from ldm_edu.cli.measure import bench, evaluate
+from ldm_edu.cli.plan import plan
 from ldm_edu.cli.train import train
 
 app = typer.Typer(
@@ -41,7 +42,7 @@ def options(
     """Options of every command."""
 
 
-for command in (generate, train, evaluate, inspect, data, grade, progress):
+for command in (generate, train, plan, evaluate, inspect, data, grade, progress):
     app.command()(command)
 app.add_typer(bench, name="bench")
 
