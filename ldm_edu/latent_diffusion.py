@@ -27,14 +27,13 @@ The same in one line:
 True
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from ldm_edu.build import build, build_on_meta
 from ldm_edu.checkpoint.io import save_checkpoint
 from ldm_edu.checkpoint.layouts import open_checkpoint
 from ldm_edu.checkpoint.parts import Weights, fill
@@ -79,7 +78,7 @@ class LatentDiffusion:
         """A model with random weights, which depend on ``seed`` alone: to train, or to look inside."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(preset, **_build(preset))
+            return cls(preset, **build(preset))
 
     @classmethod
     def from_pretrained(
@@ -116,8 +115,7 @@ class LatentDiffusion:
         """
         found = open_checkpoint(name, preset=preset, weights=weights)
         found.check()
-        with torch.device("meta"), _Uninitialised():
-            parts = _build(found.preset)
+        parts = build_on_meta(found.preset)
         for part, module in parts.items():  # one after another: the next is read when this one is in its place
             fill(module, found.parts[part], dtype=dtype)
             module.to(device)
@@ -350,26 +348,3 @@ class LatentDiffusion:
         if self.latent_shape(edit.size) != shape:
             raise ValueError(f"a picture of {edit.size} cannot be drawn at size={size}; resize it, or leave size out")
         return begin(edit, noise, run, self, self._extra)
-
-
-def _build(preset: Preset) -> dict[str, Any]:
-    parts: dict[str, nn.Module] = {"unet": UNet(preset.unet)}
-    if preset.autoencoder is not None:
-        parts["autoencoder"] = AutoencoderKL(preset.autoencoder)
-    if preset.text is not None:
-        parts["text"] = TextEncoder(preset.text)
-    if preset.classes is not None:
-        if preset.unet.vector_dim is None:
-            raise ValueError(f"{preset.name} has classes={preset.classes} but its U-Net has no vector_dim; set both")
-        parts["classes"] = ClassConditioner(preset.classes, preset.unet.vector_dim)
-    return parts
-
-
-class _Uninitialised(TorchFunctionMode):
-    """Leaves the weights of modules that are built under it unset, since a checkpoint is about to set them."""
-
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)

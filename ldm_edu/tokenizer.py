@@ -21,6 +21,7 @@ which the reference refuses, reads as "?" here; and a run of more than 16,384 ch
 
 import gzip
 import heapq
+import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -126,6 +127,19 @@ class Tokenizer:
             if room < 0:
                 return _utf8(text)[run.start() :].rstrip()
         return None
+
+    def files(self) -> dict[str, str]:
+        """The text of the files from which `transformers` makes the same tokenizer, by their names."""
+        known = _vocabulary(self.vocab)
+        special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
+        config = special | {"model_max_length": self.length, "tokenizer_class": "CLIPTokenizer", "do_lower_case": True}
+        merges = [f"{left} {right}" for left, right in known.ranks]
+        return {
+            "vocab.json": json.dumps(known.ids | {START: self.start, END: self.end}, ensure_ascii=False),
+            "merges.txt": "\n".join(["#version: 0.2", *merges, ""]),
+            "special_tokens_map.json": json.dumps(special, indent=2),
+            "tokenizer_config.json": json.dumps(config, indent=2),
+        }
 
     def _tokens(self, text: str) -> Iterator[int]:
         for run in _RUN.finditer(_utf8(text)):

@@ -345,7 +345,14 @@ def test_a_disk_that_fills_up_while_saving(tmp_path: Path, monkeypatch: pytest.M
         written += 1
         return write_bytes(self, data)
 
+    def save_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+        try:
+            path.write_bytes(safetensors.torch.save(tensors, metadata))
+        except OSError as error:  # as the library says it
+            raise safetensors.SafetensorError(f"I/O error: {error.strerror} (os error {error.errno})") from error
+
     monkeypatch.setattr(Path, "write_bytes", fills_up)
+    monkeypatch.setattr(safetensors.torch, "save_file", save_file)
     with pytest.raises(SaveError, match="the disk is full"):
         save_checkpoint(tmp_path, EMOJI, {name: some_tensors(9) for name in parts}, shard_bytes=2200)
     assert checkpoint_bytes(tmp_path) == before

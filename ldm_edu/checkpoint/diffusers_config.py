@@ -191,7 +191,11 @@ def _unet(preset: Preset) -> Json:
 
 def _autoencoder(config: AutoencoderConfig, size: int) -> Json:
     levels = len(config.mults)
-    shift = {"shift_factor": config.shift} if config.shift else {}
+    if config.shift:
+        raise CheckpointError(
+            f"the latents of this autoencoder are shifted by {config.shift}, and diffusers' pipeline of Stable "
+            "Diffusion would not shift them back; convert it to compvis, or keep it in ldm-edu's own layout."
+        )
     return {
         "_class_name": "AutoencoderKL",
         "act_fn": "silu",
@@ -205,7 +209,6 @@ def _autoencoder(config: AutoencoderConfig, size: int) -> Json:
         "sample_size": size,
         "scaling_factor": config.scale,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
-        **shift,
     }
 
 

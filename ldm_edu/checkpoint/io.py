@@ -218,32 +218,48 @@ def _finite(tensor: Tensor) -> bool:
     """Whether all numbers are finite, told by the least and the largest: that takes no memory."""
     if tensor.numel() == 0 or not tensor.is_floating_point():
         return True
+    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        tensor = tensor.permute(0, 2, 3, 1)  # as it lies in memory: otherwise a copy would be made
     return bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 
 def _shards(
     folder: Path, part: str, tensors: Mapping[str, Tensor], shard_bytes: int, dtype: torch.dtype
 ) -> dict[Path, Callable[[Path], None]]:
-    """The files of a part and how to write each."""
-    shards: list[Tensors] = [{}]
+    """The files of a part and how to write each; a tensor is converted when its file is written, and not before."""
+    shards: list[dict[str, Tensor]] = [{}]
     room = shard_bytes
     for name, tensor in tensors.items():
-        tensor = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
-        room -= tensor.nbytes
+        size = tensor.numel() * (dtype if tensor.is_floating_point() else tensor.dtype).itemsize
+        room -= size
         if room < 0 and shards[-1]:
             shards.append({})
-            room = shard_bytes - tensor.nbytes
+            room = shard_bytes - size
         shards[-1][name] = tensor
     if len(shards) == 1:
         names = [f"{part}.safetensors"]
     else:
         names = [f"{part}-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
-    return {folder / name: _writer(shard) for name, shard in zip(names, shards, strict=True)}
+    return {folder / name: _writer(shard, dtype) for name, shard in zip(names, shards, strict=True)}
 
 
-def _writer(tensors: Tensors) -> Callable[[Path], None]:
-    # not safetensors' save_file, whose error on a full disk is no OSError
-    return lambda beside: _write(beside, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+def _writer(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Callable[[Path], None]:
+    def write(beside: Path) -> None:
+        converted = {
+            name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+            for name, tensor in tensors.items()
+        }
+        save_file(beside, converted)
+
+    return write
+
+
+def save_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write one safetensors file from tensors that may be views of other files; nothing is copied.
+
+    To be called by `ldm_edu.files.atomic_write_all`, which makes the library's errors the system's.
+    """
+    safetensors.torch.save_file(dict(tensors), path, metadata={"format": "pt", **(metadata or {})})
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -46,15 +46,23 @@ def convert(tensors: Mapping[str, Tensor], pairs: Iterable[Pair], *, reverse: bo
     converted: Tensors = {}
     for name, pair in known.items():
         tensor, wanted = tensors[name], 2 if reverse else 4
-        if pair.conv:
-            if tensor.ndim != wanted or (not reverse and tensor.shape[2:] != (1, 1)):
-                raise CheckpointError(
-                    f"{name} has shape {tuple(tensor.shape)}, where a {'linear map' if reverse else '1x1 convolution'} "
-                    "is expected; choose the other layout of this model."
-                )
-            tensor = rearrange(tensor, "o i -> o i 1 1" if reverse else "o i 1 1 -> o i")
-        converted[pair.theirs if reverse else pair.ours] = tensor
+        if pair.conv and (tensor.ndim != wanted or (not reverse and tensor.shape[2:] != (1, 1))):
+            raise CheckpointError(
+                f"{name} has shape {tuple(tensor.shape)}, where a {'linear map' if reverse else '1x1 convolution'} is "
+                "expected; choose the other layout of this model."
+            )
+        converted[pair.theirs if reverse else pair.ours] = (to_theirs if reverse else to_ours)(tensor, pair)
     return converted
+
+
+def to_ours(tensor: Tensor, pair: Pair) -> Tensor:
+    """Their tensor in the shape of ours."""
+    return rearrange(tensor, "o i 1 1 -> o i") if pair.conv else tensor
+
+
+def to_theirs(tensor: Tensor, pair: Pair) -> Tensor:
+    """Our tensor in the shape of theirs."""
+    return rearrange(tensor, "o i -> o i 1 1") if pair.conv else tensor
 
 
 def select(tensors: Mapping[str, Tensor], prefix: str = "") -> Tensors:

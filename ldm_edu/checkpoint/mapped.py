@@ -29,6 +29,8 @@ _TYPES = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 
+BLOCK_BYTES = 16 * 2**20  # converted at once
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -44,6 +46,14 @@ class Stored:
         """The number of its numbers."""
         return torch.Size(self.shape).numel()
 
+    @property
+    def size(self) -> int:
+        """How many bytes lie from its first number to its last, both included."""
+        numbers = self.count
+        if self.stride is not None and numbers:
+            numbers = 1 + sum((side - 1) * step for side, step in zip(self.shape, self.stride, strict=True))
+        return numbers * self.dtype.itemsize
+
 
 class WeightFile:
     """The tensors of one file, by name. Make it by `open_weights`.
@@ -54,6 +64,7 @@ class WeightFile:
     def __init__(self, path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> None:
         self.path, self.tensors, self.metadata = path, tensors, metadata
         self._map: mmap.mmap | None = None
+        self._scratch = torch.empty(0, dtype=torch.uint8)
 
     def read(self, name: str, *, dtype: torch.dtype | None = None, channels_last: bool = False) -> Tensor:
         """One tensor.
@@ -70,36 +81,58 @@ class WeightFile:
         a view of the file where nothing is to be changed, else a copy. Writing to a view does not change the file.
         """
         stored = self.tensors[name]
-        view = self._view(stored)
         if not stored.dtype.is_floating_point or dtype is None:
             dtype = stored.dtype
-        layout = torch.channels_last if channels_last and view.ndim == 4 else torch.contiguous_format
-        wanted = view.to(dtype).contiguous(memory_format=layout)
-        if wanted.data_ptr() != view.data_ptr():
-            self._give_back(stored)
-        return wanted
+        turned = channels_last and len(stored.shape) == 4 and stored.shape[2:] != (1, 1)
+        aligned = stored.offset % stored.dtype.itemsize == 0  # the processor wants numbers at multiples of their size
+        if aligned and dtype == stored.dtype and not turned and stored.stride is None:
+            return self._bytes(stored.offset, stored.size).view(dtype).view(stored.shape)
+        layout = torch.channels_last if turned else torch.contiguous_format
+        copy = torch.empty(stored.shape, dtype=dtype, memory_format=layout)
+        if stored.stride is not None:
+            flat = self._bytes(stored.offset, stored.size).clone().view(stored.dtype)
+            copy.copy_(flat.as_strided(stored.shape, stored.stride))
+            self._give_back(stored.offset, stored.size)
+        else:
+            self._copy_rows(stored, copy)
+        return copy
 
-    def _view(self, stored: Stored) -> Tensor:
+    def _copy_rows(self, stored: Stored, copy: Tensor) -> None:
+        """Copy a tensor a few rows at a time, and give the pages back that they came from."""
+        rows = stored.shape[0] if stored.shape else 1
+        into = copy.reshape(rows, *stored.shape[1:]) if stored.shape else copy.view(1)
+        if stored.size == 0:
+            return
+        row_bytes = stored.size // rows
+        step = max(1, BLOCK_BYTES // row_bytes)
+        for first in range(0, rows, step):
+            count = min(step, rows - first)
+            offset = stored.offset + first * row_bytes
+            raw = self._bytes(offset, count * row_bytes)
+            flat = (raw if offset % stored.dtype.itemsize == 0 else self._moved(raw)).view(stored.dtype)
+            into[first : first + count].copy_(flat.view(count, *stored.shape[1:]))
+            self._give_back(offset, count * row_bytes)
+
+    def _bytes(self, offset: int, size: int) -> Tensor:
+        """A piece of the file."""
         if self._map is None:
             with open(self.path, "rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        if stored.count == 0:
-            return torch.empty(stored.shape, dtype=stored.dtype)
-        span = _span(stored)
-        if stored.offset % stored.dtype.itemsize:  # the processor wants numbers at multiples of their size
-            size = span * stored.dtype.itemsize
-            raw = torch.frombuffer(self._map, dtype=torch.uint8, count=size, offset=stored.offset)
-            flat = raw.clone().view(stored.dtype)
-        else:
-            flat = torch.frombuffer(self._map, dtype=stored.dtype, count=span, offset=stored.offset)
-        return flat.view(stored.shape) if stored.stride is None else flat.as_strided(stored.shape, stored.stride)
+        if size == 0:
+            return torch.empty(0, dtype=torch.uint8)
+        return torch.frombuffer(self._map, dtype=torch.uint8, count=size, offset=offset)
 
-    def _give_back(self, stored: Stored) -> None:
-        """Let go of the pages that hold nothing but this tensor: what is read from them again comes from the file."""
+    def _moved(self, raw: Tensor) -> Tensor:
+        """The same bytes at a place of our own, always the same: many short-lived ones would leave holes in memory."""
+        if self._scratch.numel() < raw.numel():
+            self._scratch = torch.empty(max(BLOCK_BYTES, raw.numel()), dtype=torch.uint8)
+        return self._scratch[: raw.numel()].copy_(raw)
+
+    def _give_back(self, offset: int, size: int) -> None:
+        """Let go of the whole pages in a piece of the file: what is read there again comes from the disk."""
         if self._map is None or not hasattr(mmap, "MADV_DONTNEED"):
             return
-        end = stored.offset + _span(stored) * stored.dtype.itemsize
-        first, last = -(-stored.offset // mmap.PAGESIZE), end // mmap.PAGESIZE
+        first, last = -(-offset // mmap.PAGESIZE), (offset + size) // mmap.PAGESIZE
         if last > first:
             self._map.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE)
 
@@ -177,16 +210,9 @@ def _stored(path: Path, name: str, tensor: Tensor) -> Stored:
     offset = start + tensor.storage_offset() * tensor.dtype.itemsize
     stride = None if tensor.is_contiguous() else tuple(tensor.stride())
     stored = Stored(tuple(tensor.shape), tensor.dtype, offset, stride)
-    if offset + _span(stored) * tensor.dtype.itemsize > path.stat().st_size:
+    if offset + stored.size > path.stat().st_size:
         raise CheckpointError(f"{path} is damaged: {name} lies beyond its end. Copy or download it anew.")
     return stored
-
-
-def _span(stored: Stored) -> int:
-    """How many numbers lie from the first of a tensor to its last, both included."""
-    if stored.stride is None or stored.count == 0:
-        return stored.count
-    return 1 + sum((size - 1) * step for size, step in zip(stored.shape, stored.stride, strict=True))
 
 
 def _what_it_asks_for(error: Exception) -> str:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from einops import rearrange
-from torch import Tensor, nn
+from torch import nn
 
 from ldm_edu.checkpoint.errors import CheckpointError, listed
 from ldm_edu.checkpoint.io import check_fit, refuse_nan
-from ldm_edu.checkpoint.keymaps import Layout, Pair, autoencoder_pairs, text_pairs, unet_pairs
+from ldm_edu.checkpoint.keymaps import Layout, Pair, autoencoder_pairs, text_pairs, to_ours, unet_pairs
 from ldm_edu.checkpoint.mapped import Stored, WeightFile
 from ldm_edu.config import Preset
 
@@ -119,7 +118,7 @@ def fill(module: nn.Module, part: Part, *, dtype: torch.dtype | None = torch.flo
         if a tensor is missing, unknown, of another shape or type, or not finite.
     """
     part.check()
-    check_fit(module, {pair.ours: _as_ours(part, pair) for pair in part.pairs}, part.what)
+    check_shapes(module, part)
     tensors = {}
     for pair in part.pairs:
         entry = part.entries[pair.theirs]
@@ -129,9 +128,15 @@ def fill(module: nn.Module, part: Part, *, dtype: torch.dtype | None = torch.flo
     module.load_state_dict(tensors, strict=True, assign=True)
 
 
-def to_ours(tensor: Tensor, pair: Pair) -> Tensor:
-    """Their tensor in the shape of ours."""
-    return rearrange(tensor, "o i 1 1 -> o i") if pair.conv else tensor
+def check_shapes(module: nn.Module, part: Part) -> None:
+    """Whether the tensors of a part have the shapes and the kinds of type that a network's have.
+
+    Raises
+    ------
+    CheckpointError
+        naming the first that has not.
+    """
+    check_fit(module, {pair.ours: _as_ours(part, pair) for pair in part.pairs}, part.what)
 
 
 def _as_ours(part: Part, pair: Pair) -> Stored:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import ldm_edu
+from ldm_edu.cli.convert import convert
 from ldm_edu.cli.data import data
 from ldm_edu.cli.generate import generate
 from ldm_edu.cli.grade import grade, progress
@@ -42,7 +43,7 @@ def options(
     """Options of every command."""
 
 
-for command in (generate, train, plan, evaluate, inspect, data, grade, progress):
+for command in (generate, train, plan, evaluate, inspect, convert, data, grade, progress):
     app.command()(command)
 app.add_typer(bench, name="bench")
 

@@ -1,0 +1,38 @@
+"""``ldm-edu convert``: a checkpoint from one layout to another, bit for bit."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Weights = Annotated[
+    Literal["ema", "last"] | None,
+    typer.Option(help="Which copy of the U-Net, where a file has two: averaged over training, or the last step's."),
+]
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="IN", help="A checkpoint: file, folder, shipped name or hub id.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="What to write: NAME.safetensors, or a new folder.")],
+    to: Annotated[
+        Literal["compvis", "diffusers", "ldm-edu"], typer.Option(help="One file, or a folder of either kind.")
+    ],
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"] | None,
+        typer.Option(help="Of the numbers; left out: as they are stored, so that nothing is lost."),
+    ] = None,
+    weights: Weights = None,
+) -> None:
+    """Write a checkpoint in another layout; there and back gives the same numbers, bit for bit.
+
+    What is at OUT already is never overwritten.
+    """
+    import torch
+
+    from ldm_edu.checkpoint.layouts import open_checkpoint
+    from ldm_edu.convert import convert_checkpoint
+
+    found = open_checkpoint(source, weights=weights)
+    convert_checkpoint(found, out, to, dtype=getattr(torch, dtype) if dtype else None)
+    count = sum(part.parameters for part in found.parts.values())
+    typer.echo(f"{out}: {found.preset.name}, {count:,} parameters, from {found.layout} to {to}")
