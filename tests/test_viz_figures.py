@@ -13,7 +13,7 @@ from ldm_edu.config import EMOJI, TOY, ScheduleConfig
 from ldm_edu.latent_diffusion import LatentDiffusion
 from ldm_edu.samplers.step import Step
 from ldm_edu.schedule import levels, make_schedule
-from ldm_edu.viz import Drawing, channels, film_strip, hero, matrix, schedule_curve, sheet, system_map
+from ldm_edu.viz import Drawing, channels, edits, film_strip, hero, matrix, schedule_curve, sheet, system_map
 from ldm_edu.viz.figures import as_array, latent_array, spread
 
 RED, GREEN, BLUE, WHITE = ([1, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, 1])
@@ -158,5 +158,7 @@ def test_the_projects_pictures_are_drawn_by_one_command(tmp_path: Path, monkeypa
     model = LatentDiffusion.from_preset(TOY)
     monkeypatch.setattr(LatentDiffusion, "from_pretrained", lambda name: model)
     hero.main(tmp_path)
+    edits.main(tmp_path)
     for name in ("hero.png", "system_map.png"):
         assert min(Image.open(tmp_path / name).size) > 800
+    assert Image.open(tmp_path / "editing.png").width > 2000
