@@ -1,7 +1,7 @@
 """How much noise at what time: the forward process, and the noise levels at which a sampler stops.
 
 A noisy sample is ``x_t = alpha * x0 + sigma * eps``. Everything here is computed in float64; samplers multiply by 0-d
-tensors, which leave the type and the device of a sample as they are.
+tensors or plain numbers, which leave the type and the device of a sample as they are.
 """
 
 import math
@@ -44,6 +44,11 @@ class Level:
     def ratio(self) -> Tensor:
         """Noise over signal, sigma / alpha: what Karras et al. 2022 call sigma."""
         return self.sigma / self.alpha
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """``alpha`` and ``sigma`` of a 0-d level as plain numbers, whose arithmetic costs a tenth of tensors'."""
+        return float(self.alpha), float(self.sigma)
 
     def to(self, device: torch.device | str) -> "Level":
         """The same level on another device."""

@@ -7,9 +7,10 @@ log-SNR (Lu et al. 2022b, equation 8). What a solver of higher order does is to 
 through the estimates it has.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from ldm_edu.denoise import Denoiser
@@ -64,7 +65,7 @@ def dpmpp_3m(
         elif order == 3:
             ahead = _mean_x0(now, nxt, [(now, x0), *older])
             if not third_order:
-                stride = nxt.log_snr - now.log_snr
+                stride = _log_snr(nxt) - _log_snr(now)
                 ahead = ahead - 0.5 * _moments(stride, 3)[2] * stride**2 * _curvature([(now, x0), *older])
         x, older = move_x0(x, ahead, now, nxt), _remember(now, x0, older, 2)
         yield Step(i, x, x0, nxt)
@@ -162,7 +163,7 @@ def _remember(now: Level, x0: Tensor, older: Estimates, count: int) -> Estimates
 def _halfway(x0: Tensor, now: Level, nxt: Level, older: tuple[Level, Tensor]) -> Tensor:
     """x0 in the middle of the step, on the line through the last two estimates."""
     level, x0_before = older
-    stride, last_stride = nxt.log_snr - now.log_snr, now.log_snr - level.log_snr
+    stride, last_stride = _log_snr(nxt) - _log_snr(now), _log_snr(now) - _log_snr(level)
     return x0 + 0.5 * stride / last_stride * (x0 - x0_before)
 
 
@@ -171,29 +172,36 @@ def _mean_x0(now: Level, nxt: Level, known: Estimates) -> Tensor:
 
     (Zhao et al. 2023, theorem 3.1, solved for the weight of each estimate.)
     """
-    stride = nxt.log_snr - now.log_snr
-    places = torch.stack([(level.log_snr - now.log_snr) / stride for level, _ in known])  # 0 is now, 1 is next
-    powers = torch.stack([places**k for k in range(len(known))])
-    weights = torch.linalg.solve(powers, _moments(stride, len(known)))
-    return _weighted(weights, [x0 for _, x0 in known])
+    here = _log_snr(now)
+    stride = _log_snr(nxt) - here
+    places = np.array([(_log_snr(level) - here) / stride for level, _ in known])  # 0 is now, 1 is next
+    powers = places ** np.arange(len(known))[:, None]
+    weights = np.linalg.solve(powers, _moments(stride, len(known)))
+    return _weighted(weights.tolist(), [x0 for _, x0 in known])
 
 
-def _moments(stride: Tensor, count: int) -> Tensor:
-    """Means of u ** 0, u ** 1 ... over a step, u running from 0 to 1, weighted by exp(stride * u): (count,)."""
-    parts = [-torch.expm1(-stride)]
+def _moments(stride: float, count: int) -> list[float]:
+    """Means of u ** 0, u ** 1 ... over a step, u running from 0 to 1, weighted by exp(stride * u)."""
+    parts = [-math.expm1(-stride)]
     for k in range(1, count):
         parts.append(1 - k / stride * parts[-1])  # integration by parts
-    return torch.stack(parts) / parts[0]
+    return [part / parts[0] for part in parts]
 
 
 def _curvature(known: Estimates) -> Tensor:
     """Half the second derivative in log-SNR of the parabola through three estimates."""
-    (l0, a), (l1, b), (l2, c) = [(level.log_snr, x0) for level, x0 in known]
+    (l0, a), (l1, b), (l2, c) = [(_log_snr(level), x0) for level, x0 in known]
     return ((a - b) / (l0 - l1) - (b - c) / (l1 - l2)) / (l0 - l2)
 
 
-def _weighted(weights: Sequence[float] | Tensor, values: Sequence[Tensor]) -> Tensor:
+def _log_snr(level: Level) -> float:
+    """log(alpha / sigma) as a plain number, at levels with signal and noise."""
+    alpha, sigma = level.factors
+    return math.log(alpha / sigma)
+
+
+def _weighted(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
     total = weights[0] * values[0]
     for weight, value in zip(weights[1:], values[1:], strict=True):
-        total = total + weight * value
+        total = total.add(value, alpha=weight)
     return total

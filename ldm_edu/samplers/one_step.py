@@ -1,5 +1,6 @@
 """Samplers that look at one level at a time: ddpm, ddim, euler, euler_ancestral, heun."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from torch import Tensor
@@ -19,9 +20,10 @@ def ddpm(denoise: Denoiser, x: Tensor, levels: Sequence[Level], *, rng: Noise | 
     """
     for i, (now, nxt) in pairs(levels):
         x0 = estimate(denoise, x, now, i)
-        kept = now.alpha / nxt.alpha  # of the signal, from the next level up to this one: sqrt(1 - beta)
-        added = now.sigma**2 - kept**2 * nxt.sigma**2  # noise that this step adds on the way up: beta
-        mean = (nxt.alpha * added / now.sigma**2) * x0 + (kept * nxt.sigma**2 / now.sigma**2) * x
+        (alpha, sigma), (alpha_next, sigma_next) = now.factors, nxt.factors
+        kept = alpha / alpha_next  # of the signal, from the next level up to this one: sqrt(1 - beta)
+        added = sigma**2 - kept**2 * sigma_next**2  # noise that this step adds on the way up: beta
+        mean = (alpha_next * added / sigma**2) * x0 + (kept * sigma_next**2 / sigma**2) * x
         std = posterior_std(now, nxt)
         x = mean + std * _noise(rng, "ddpm").normal(x) if std > 0 else mean
         yield Step(i, x, x0, nxt)
@@ -41,7 +43,8 @@ def ddim(
         x0 = estimate(denoise, x, now, i)
         eps = to_eps(x0, x, now)
         std = eta * posterior_std(now, nxt)
-        x = nxt.alpha * x0 + (nxt.sigma**2 - std**2).clamp(min=0).sqrt() * eps
+        alpha_next, sigma_next = nxt.factors
+        x = alpha_next * x0 + math.sqrt(max(0.0, sigma_next**2 - std**2)) * eps
         if std > 0:
             x = x + std * _noise(rng, f"ddim with eta={eta}").normal(x)
         yield Step(i, x, x0, nxt)
@@ -70,8 +73,8 @@ def euler_ancestral(
     for i, (now, nxt) in pairs(levels):
         x0 = estimate(denoise, x, now, i)
         up = posterior_std(now, nxt)
-        down = Level(nxt.t, nxt.alpha, (nxt.sigma**2 - up**2).clamp(min=0).sqrt())
-        x = move_x0(x, x0, now, down)
+        sigma_down = math.sqrt(max(0.0, nxt.factors[1] ** 2 - up**2))
+        x = move_x0(x, x0, now, Level(nxt.t, nxt.alpha, nxt.sigma.new_tensor(sigma_down)))
         if up > 0:
             x = x + up * _noise(rng, "euler_ancestral").normal(x)
         yield Step(i, x, x0, nxt)
@@ -95,13 +98,14 @@ def heun(denoise: Denoiser, x: Tensor, levels: Sequence[Level], *, rng: Noise | 
         yield Step(i, x, x0, nxt)
 
 
-def posterior_std(now: Level, nxt: Level) -> Tensor:
+def posterior_std(now: Level, nxt: Level) -> float:
     """Standard deviation of x at the next level, given x at this one and x0 (Kingma et al. 2021, appendix A).
 
     For a variance-preserving schedule it is sigma_t(1) of Song et al. 2021, equation 16.
     """
-    kept = now.alpha / nxt.alpha
-    return nxt.sigma / now.sigma * (now.sigma**2 - kept**2 * nxt.sigma**2).clamp(min=0).sqrt()
+    (alpha, sigma), (alpha_next, sigma_next) = now.factors, nxt.factors
+    kept = alpha / alpha_next
+    return sigma_next / sigma * math.sqrt(max(0.0, sigma**2 - kept**2 * sigma_next**2))
 
 
 def _noise(rng: Noise | None, name: str) -> Noise:

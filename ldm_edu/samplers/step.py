@@ -1,5 +1,6 @@
 """What the samplers share: the step they yield, the move from one level to the next, and the checks."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -63,7 +64,7 @@ def estimate(denoise: Denoiser, x: Tensor, level: Level, index: int) -> Tensor:
         if it does not, naming the step and what to do.
     """
     x0 = denoise(x, level)
-    if not x0.isfinite().all():
+    if not all(map(math.isfinite, x0.aminmax())):  # NaN passes through both; quicker than a look at each number
         raise ValueError(
             f"at step {index} (t = {float(level.t):.1f}) the model's estimate holds NaN or infinity; lower the "
             "guidance scale, run in float32 or bfloat16 instead of float16, and check that the weights are complete"
@@ -77,8 +78,9 @@ def move_x0(x: Tensor, x0: Tensor, now: Level, nxt: Level) -> Tensor:
     It is exact when x0 stays the same on the way; the solvers that extrapolate x0 (dpmpp, unipc) put theirs in. Fit
     for the noisy end, where alpha may be 0; ``now.sigma`` must not be.
     """
-    keep = nxt.sigma / now.sigma
-    return keep * x + (nxt.alpha - now.alpha * keep) * x0
+    (alpha, sigma), (alpha_next, sigma_next) = now.factors, nxt.factors
+    keep = sigma_next / sigma
+    return keep * x + (alpha_next - alpha * keep) * x0
 
 
 def move_eps(x: Tensor, eps: Tensor, now: Level, nxt: Level) -> Tensor:
@@ -87,5 +89,6 @@ def move_eps(x: Tensor, eps: Tensor, now: Level, nxt: Level) -> Tensor:
     It is exact when eps stays the same on the way; the solvers that average or extrapolate eps (heun, plms, ipndm) put
     theirs in. Fit for the clean end, where sigma may be 0; ``now.alpha`` must not be.
     """
-    keep = nxt.alpha / now.alpha
-    return keep * x + (nxt.sigma - now.sigma * keep) * eps
+    (alpha, sigma), (alpha_next, sigma_next) = now.factors, nxt.factors
+    keep = alpha_next / alpha
+    return keep * x + (sigma_next - sigma * keep) * eps
