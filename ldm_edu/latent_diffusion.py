@@ -45,6 +45,7 @@ from ldm_edu.guidance import cfg, cfg2
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.clip import TextEncoder
 from ldm_edu.models.unet import UNet
+from ldm_edu.nn.packed import pack
 from ldm_edu.samplers import Rng, Sampler, Step, dpmpp_2m, initial_noise
 from ldm_edu.schedule import Level, Spacing, levels, make_schedule
 from ldm_edu.tiling import TILE, piecewise
@@ -143,6 +144,15 @@ class LatentDiffusion:
         """Move or convert all networks in place, as `torch.nn.Module.to` does; returns the model itself."""
         for module in self.modules().values():
             module.to(device=device, dtype=dtype)
+        return self
+
+    def pack(self) -> "LatentDiffusion":
+        """Make drawing on a CPU quicker, for good: see `ldm_edu.nn.packed`; returns the model itself.
+
+        A packed model cannot be trained, moved, converted or saved. On other devices nothing changes.
+        """
+        for module in self.modules().values():
+            pack(module)
         return self
 
     @property

@@ -23,6 +23,19 @@ def test_written_out_attention_equals_the_fused_one(causal: bool) -> None:
         assert (got.float() - want).abs().max() < 0.03 * want.abs().max()
 
 
+@pytest.mark.parametrize("queries, keys", [(9, 6), (700, 1500), (1030, 1030)])
+@pytest.mark.parametrize("contexts", [1, 2])
+def test_attention_in_blocks_equals_the_fused_one(queries: int, keys: int, contexts: int) -> None:
+    """One block, several blocks of queries and heads, a last block that is smaller; a context that holds for all."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 3, queries, 8), torch.randn(contexts, 3, keys, 8), torch.randn(contexts, 3, keys, 8)
+    wanted = F.scaled_dot_product_attention(q, k.expand(2, -1, -1, -1), v.expand(2, -1, -1, -1))
+    with torch.no_grad():
+        out = attend(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    assert out.dtype == torch.bfloat16 and out.shape == wanted.shape
+    assert (out.float() - wanted).abs().max() < 0.03 * wanted.abs().max()
+
+
 def test_a_causal_state_does_not_see_what_follows() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 1, 5, 4).bfloat16().requires_grad_() for _ in range(3))

@@ -130,7 +130,7 @@ def generate(
 
 
 def load(model: str, device: str | None = None, dtype: Dtype = "float32") -> "LatentDiffusion":
-    """A checkpoint by name, folder or file; on the GPU where there is one and no other device is named.
+    """A checkpoint by name, folder or file, to draw with; on the GPU where there is one and no other device is named.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def load(model: str, device: str | None = None, dtype: Dtype = "float32") -> "La
         ) from error
     if dtype == "float16" and torch.device(place).type == "cpu":
         raise ValueError("--dtype float16 is many times slower on a CPU than float32; take bfloat16, of the same size")
-    return LatentDiffusion.from_pretrained(model, device=place, dtype=getattr(torch, dtype))
+    return LatentDiffusion.from_pretrained(model, device=place, dtype=getattr(torch, dtype)).pack()
 
 
 def _fingerprint(model: str) -> str:
