@@ -76,6 +76,51 @@ def train_step(
     _report({"preset": preset, "batch": batch, "rounds": rounds}, [section], began, out)
 
 
+@bench.command("step")
+def step(
+    preset: Annotated[str, typer.Option(help="The preset, or a checkpoint's folder; weights are random.")] = "sd15",
+    size: Annotated[int, typer.Option(min=1, help="Side of the picture in pixels.")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each, in turn.")] = 7,
+    out: Out = None,
+) -> None:
+    """Time a guided step on the CPU against diffusers, alternately; sd15 needs 12 GB of memory."""
+    from ldm_edu.evaluate.bench_step import bench_step
+
+    began = time.perf_counter()
+    section = bench_step(find_preset(preset), size=size, rounds=rounds)
+    _report({"preset": preset, "size": size, "rounds": rounds}, [section], began, out)
+
+
+@bench.command("sizes")
+def sizes(
+    preset: Annotated[str, typer.Option(help="The preset, or a checkpoint's folder; weights are random.")] = "sd15",
+    small: Annotated[int, typer.Option(min=1, help="Side of the smaller picture in pixels.")] = 512,
+    large: Annotated[int, typer.Option(min=1, help="Side of the larger picture in pixels.")] = 1024,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each, in turn.")] = 2,
+    out: Out = None,
+) -> None:
+    """Time a guided step on the CPU at two sizes; sd15 needs 6 GB of memory and some minutes."""
+    from ldm_edu.evaluate.bench_step import bench_sizes
+
+    began = time.perf_counter()
+    section = bench_sizes(find_preset(preset), sizes=(small, large), rounds=rounds)
+    _report({"preset": preset, "small": small, "large": large, "rounds": rounds}, [section], began, out)
+
+
+@bench.command("samplers")
+def samplers(
+    steps: Annotated[int, typer.Option(min=1, help="Steps a run.")] = 50,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each, in turn.")] = 100,
+    out: Out = None,
+) -> None:
+    """Time what each sampler adds to a step, beside the schedulers of diffusers."""
+    from ldm_edu.evaluate.bench_samplers import bench_samplers
+
+    began = time.perf_counter()
+    section = bench_samplers(steps=steps, rounds=rounds)
+    _report({"steps": steps, "rounds": rounds}, [section], began, out)
+
+
 @bench.command("generate")
 def time_generate(
     model: Annotated[str, typer.Option(help="A shipped checkpoint, or a checkpoint's folder.")] = "emoji",

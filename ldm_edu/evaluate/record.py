@@ -172,11 +172,12 @@ def _goal(figure: Figure) -> str:
 def shown(value: float, unit: str) -> str:
     """A number for reading; shares are shown in percent.
 
-    >>> shown(0.613, "%"), shown(30.06, "dB"), shown(1234.0, "ms"), shown(1.352, "")
-    ('61.3 %', '30.1 dB', '1234 ms', '1.352')
+    >>> shown(0.613, "%"), shown(30.06, "dB"), shown(1234.0, "ms"), shown(0.0254, "ms"), shown(1.352, "")
+    ('61.3 %', '30.1 dB', '1234 ms', '0.025 ms', '1.352')
     """
     if unit == "%":
         return f"{100 * value:.1f} %"
     if unit == "":
         return f"{value:.4g}"
-    return f"{value:.0f} {unit}" if unit == "ms" and value >= 100 else f"{value:.1f} {unit}"
+    digits = 1 if unit != "ms" or 1 <= value < 100 else 0 if value >= 100 else 3
+    return f"{value:.{digits}f} {unit}"

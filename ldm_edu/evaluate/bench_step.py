@@ -1,0 +1,176 @@
+"""How quick a step of drawing is on a CPU: against `diffusers`, and at growing sizes.
+
+A guided step is one run of the U-Net on two copies of the latents, the mix of both estimates, and a move of DDIM.
+"""
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ldm_edu.checkpoint.keymaps import convert, unet_pairs
+from ldm_edu.conditioning import Conditioning
+from ldm_edu.config import Preset, UNetConfig
+from ldm_edu.denoise import NetworkDenoiser
+from ldm_edu.evaluate.bench import AGREE, OURS, diffusers_unet, time_in_turn
+from ldm_edu.evaluate.bench_samplers import their_scheduler
+from ldm_edu.evaluate.record import Figure, Section
+from ldm_edu.guidance import cfg
+from ldm_edu.models.unet import UNet
+from ldm_edu.nn.packed import pack
+from ldm_edu.samplers import ddim, initial_noise
+from ldm_edu.schedule import levels, make_schedule
+
+STEPS, GUIDANCE = 20, 7.5
+SAME, DEFAULT = "diffusers, bfloat16 channels last", "diffusers, default float32"
+
+
+def bench_step(preset: Preset, *, size: int, rounds: int, seed: int = 0) -> Section:
+    """Our guided step in bfloat16 against that of `diffusers`, in the same type and layout and as it comes.
+
+    Before anything is timed, both must give the same latents in float32, and ours in bfloat16 must be as near to those
+    as theirs.
+
+    Raises
+    ------
+    ValueError
+        if `diffusers` is not installed, the preset has no counterpart there, or the outputs differ.
+    """
+    torch.manual_seed(seed)
+    x, contexts = step_inputs(preset, size, seed)
+    plain = diffusers_unet(preset.unet).eval()
+    halved = {name: tensor.bfloat16() for name, tensor in plain.state_dict().items()}
+    with torch.device("meta"):
+        tuned = diffusers_unet(preset.unet).eval()
+    tuned.load_state_dict(halved, assign=True)
+    tuned.to(memory_format=torch.channels_last)
+    ours, exact = (our_unet(preset.unet, weights) for weights in (halved, plain.state_dict()))
+    del halved
+    ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    pack(ours)
+
+    actions = {
+        OURS: guided_step(ours, preset, x, contexts),
+        SAME: their_guided_step(tuned, preset, x, contexts),
+        DEFAULT: their_guided_step(plain, preset, x, contexts),
+    }
+    wanted = actions[DEFAULT]()
+    apart = {name: difference(step(), wanted) for name, step in actions.items()}
+    apart["float32"] = difference(guided_step(exact, preset, x, contexts)(), wanted)
+    if apart["float32"] > AGREE or apart[OURS] > 2 * apart[SAME] + AGREE:
+        raise ValueError(f"the latents after a step differ too much, by these shares of their scale: {apart}")
+
+    seconds = time_in_turn(actions, rounds)
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    once = statistics.median(time_in_turn({"": lambda: prepare(ours, preset, contexts)}, rounds)[""])
+    return Section(
+        f"A guided step of {preset.name} at {size} px",
+        OURS,
+        [
+            Figure("median step", 1000 * medians[OURS], rounds, {n: 1000 * medians[n] for n in (SAME, DEFAULT)}, "ms"),
+            Figure("times as fast, bfloat16 channels last both", ratio(seconds, SAME, OURS), rounds, {}, goal=1.1),
+            Figure("times as fast as its default float32", ratio(seconds, DEFAULT, OURS), rounds, {}, goal=1.8),
+            Figure(f"once a run of {STEPS} steps: context and times", 1000 * once, rounds, {}, "ms"),
+        ],
+        f"U-Net on two copies of the latents, guidance, DDIM; one picture, random weights, the same in all. Latents "
+        f"agree to {apart['float32']:.1e} of their scale in float32; in bfloat16 they are {apart[OURS]:.1e} (ours) and "
+        f"{apart[SAME]:.1e} (diffusers) away from float32's. ldm-edu: weights packed, keys and values of the context "
+        "and time embeddings computed once a run. Timed in turn in one process; ratios are medians over N rounds.",
+    )
+
+
+def bench_sizes(preset: Preset, *, sizes: tuple[int, int], rounds: int, seed: int = 0) -> Section:
+    """Our guided step in bfloat16 at two sizes, and what the growth of its arithmetic alone would cost."""
+    torch.manual_seed(seed)
+    unet = UNet(preset.unet).eval().bfloat16().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    pack(unet)
+    steps = {str(size): guided_step(unet, preset, *step_inputs(preset, size, seed)) for size in sizes}
+    seconds = time_in_turn(steps, rounds)
+    small, large = (str(size) for size in sizes)
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    work = {size: step_flops(preset, size) for size in sizes}
+    return Section(
+        f"A guided step of {preset.name} at {large} px",
+        f"{large} px",
+        [
+            Figure("median step", medians[large], rounds, {f"{small} px": medians[small]}, "s"),
+            Figure(f"times the cost of {small} px", ratio(seconds, large, small), rounds, {}, goal=6.4, better="lower"),
+            Figure("times its arithmetic", work[sizes[1]] / work[sizes[0]], 1, {}),
+            Figure("TFLOP a step", work[sizes[1]] / 1e12, 1, {f"{small} px": work[sizes[0]] / 1e12}),
+        ],
+        "bfloat16, weights packed, one picture with guidance.",
+    )
+
+
+def step_inputs(preset: Preset, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Noise (1, C, h, w) for a picture of ``size`` pixels, and two contexts (2, L, D), the blank one first."""
+    factor, length = preset.autoencoder.factor if preset.autoencoder else 1, preset.text.length if preset.text else 1
+    rng = torch.Generator().manual_seed(seed)
+    x = initial_noise([seed], (preset.unet.in_channels, size // factor, size // factor))
+    return x, torch.randn(2, length, preset.unet.context_dim or 1, generator=rng)
+
+
+def our_unet(config: UNetConfig, theirs: dict[str, Tensor]) -> UNet:
+    """Our U-Net with the weights of a `diffusers` network, which are shared, not copied."""
+    with torch.device("meta"):
+        unet = UNet(config).eval()
+    unet.load_state_dict(convert(theirs, unet_pairs(config)), assign=True)
+    return unet
+
+
+def guided_step(unet: UNet, preset: Preset, x: Tensor, contexts: Tensor) -> Callable[[], Tensor]:
+    """The first step of a run as a function that returns the latents after it; the first call prepares the run."""
+    run = levels(make_schedule(preset.schedule), STEPS, "leading", "first")
+    blank, cond = (
+        NetworkDenoiser(unet, preset.prediction, Conditioning(context=part), run) for part in contexts.split(1)
+    )
+    guided = cfg(cond, blank, GUIDANCE)
+    return lambda: next(ddim(guided, x, run[:2])).x
+
+
+def prepare(unet: UNet, preset: Preset, contexts: Tensor) -> None:
+    """What is computed once a run: keys and values of both contexts, and the time embeddings of all steps."""
+    run = levels(make_schedule(preset.schedule), STEPS, "leading", "first")
+    with torch.no_grad():
+        unet.context_states(contexts.to(unet.conv_in.weight.dtype))
+        unet.time_states(torch.stack([level.t for level in run[:-1]]).float())
+
+
+def their_guided_step(unet: Any, preset: Preset, x: Tensor, contexts: Tensor) -> Callable[[], Tensor]:
+    """The same step with `diffusers`' U-Net and scheduler."""
+    scheduler = their_scheduler("ddim", preset.prediction, steps_offset=1, set_alpha_to_one=False)
+    scheduler.set_timesteps(STEPS)
+    t, contexts = scheduler.timesteps[0], contexts.to(unet.dtype)
+
+    @torch.no_grad()
+    def step() -> Tensor:
+        out = unet(torch.cat([x, x]).to(unet.dtype), t, encoder_hidden_states=contexts).sample
+        blank, cond = out.to(x.dtype).chunk(2)
+        return scheduler.step(blank + GUIDANCE * (cond - blank), t, x).prev_sample
+
+    return step
+
+
+def step_flops(preset: Preset, size: int, batch: int = 2) -> float:
+    """Floating-point operations of the U-Net's run in a guided step, a multiply-add as two; counted, not computed."""
+    x, contexts = (tensor.to("meta") for tensor in step_inputs(preset, size, 0))
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        unet = UNet(preset.unet)
+        states = unet.context_states(contexts.expand(batch, -1, -1) if batch != 2 else contexts)
+        times = unet.time_states(torch.zeros(1, device="meta"))
+        before = counter.get_total_flops()
+        unet(x.expand(batch, -1, -1, -1), times=times, contexts=states)
+        return float(counter.get_total_flops() - before)
+
+
+def ratio(seconds: dict[str, list[float]], over: str, under: str) -> float:
+    """The median over the rounds of one action's time by another's: what disturbs a round disturbs both."""
+    return statistics.median(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
+
+
+def difference(got: Tensor, wanted: Tensor) -> float:
+    """The largest difference, relative to the scale of what is wanted."""
+    return float((got - wanted).abs().max() / wanted.abs().max())
