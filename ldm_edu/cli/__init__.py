@@ -17,6 +17,7 @@ from ldm_edu.cli.inspect import inspect
 from ldm_edu.cli.measure import bench, evaluate
 from ldm_edu.cli.plan import plan
 from ldm_edu.cli.train import train
+from ldm_edu.cli.verify import verify
 
 app = typer.Typer(
     name="ldm-edu",
@@ -43,7 +44,7 @@ def options(
     """Options of every command."""
 
 
-for command in (generate, train, plan, evaluate, inspect, convert, data, grade, progress):
+for command in (generate, train, plan, evaluate, inspect, convert, verify, data, grade, progress):
     app.command()(command)
 app.add_typer(bench, name="bench")
 

@@ -55,7 +55,7 @@ def evaluate(
     else:
         raise ValueError(f"{model!r} is a {pipeline.preset.name} model; only emoji and shapes models have test splits.")
     settings = {"model": model, "count": count, "steps": steps, "guidance": guidance, "sampler": sampler, "seed": seed}
-    _report(settings, sections, began, out)
+    report(settings, sections, began, out)
 
 
 bench = typer.Typer(help="Time training and drawing on this machine.", no_args_is_help=True, rich_markup_mode=None)
@@ -73,7 +73,7 @@ def train_step(
 
     began = time.perf_counter()
     section = bench_train_step(find_preset(preset), batch=batch, rounds=rounds)
-    _report({"preset": preset, "batch": batch, "rounds": rounds}, [section], began, out)
+    report({"preset": preset, "batch": batch, "rounds": rounds}, [section], began, out)
 
 
 @bench.command("step")
@@ -133,7 +133,7 @@ def time_generate(
 
     began = time.perf_counter()
     section = bench_generate(model, steps=steps, rounds=rounds)
-    _report({"model": model, "steps": steps, "rounds": rounds}, [section], began, out)
+    report({"model": model, "steps": steps, "rounds": rounds}, [section], began, out)
 
 
 def _drawer(pipeline: "LatentDiffusion", **how: Any) -> "Callable[[Sequence[str], Sequence[int]], Tensor]":
@@ -156,7 +156,7 @@ def _restorer(pipeline: "LatentDiffusion") -> "Callable[[Tensor], Tensor]":
     return lambda images: pipeline.decode(pipeline.encode(images))
 
 
-def _report(settings: dict[str, Any], sections: "Sequence[Section]", began: float, out: Path | None) -> None:
+def report(settings: dict[str, Any], sections: "Sequence[Section]", began: float, out: Path | None) -> None:
     """Print the tables; write the numbers as JSON where asked for."""
     from ldm_edu.evaluate.record import markdown, record, write_record
 

@@ -1,0 +1,215 @@
+"""Whether the whole pipeline draws what diffusers' draws, from the same files, the same prompt and the same noise.
+
+The weights are random, since none are shipped at this size; but of a spread that keeps every layer's output alive, so
+that a wrong name or a wrong epsilon anywhere changes the picture. diffusers writes them as a folder and draws from it;
+then we draw from that folder, and from the same weights as one CompVis file.
+"""
+
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm_edu.checkpoint.diffusers_config import write_configs
+from ldm_edu.checkpoint.layouts import open_checkpoint
+from ldm_edu.checkpoint.mapped import open_weights
+from ldm_edu.config import Preset
+from ldm_edu.convert import convert_checkpoint
+from ldm_edu.evaluate.record import Figure, Section
+from ldm_edu.guidance import cfg
+from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.samplers import ddim, initial_noise
+from ldm_edu.schedule import levels
+from ldm_edu.tokenizer import Tokenizer
+
+PROMPT = "a horse in the snow"  # short enough for a small vocabulary: longer ones are read in pieces here
+STEPS, GUIDANCE, SEED = 3, 7.5, 7
+TOLERANCE = 1e-3
+NETWORKS = ("unet", "vae", "text_encoder")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a pipeline draws: latents (1, C, h, w) and the picture (1, 3, H, W) in [-1, 1]."""
+
+    latents: Tensor
+    picture: Tensor
+
+
+def verify(
+    preset: Preset, folder: Path, *, size: int, say: Callable[[str], object] = lambda what: None
+) -> list[Section]:
+    """Compare both layouts' pictures with the reference pipeline's, and both conversions with the first files.
+
+    Parameters
+    ----------
+    folder
+        where the weights go, three times over: 13 GB for ``sd15``.
+    size
+        the side of the picture in pixels.
+    say
+        is told what is being done.
+
+    Raises
+    ------
+    ValueError
+        if diffusers or transformers is not installed.
+    """
+    theirs, one, back = folder / "theirs", folder / "one.safetensors", folder / "back"
+    say(f"diffusers writes {preset.name} with random weights")
+    write_reference(preset, theirs)
+    shape = (preset.unet.out_channels, *[size // (preset.autoencoder.factor if preset.autoencoder else 1)] * 2)
+    noise = initial_noise([SEED], shape)
+    say(f"diffusers draws {STEPS} steps at {size} x {size}")
+    wanted = draw_reference(theirs, noise)
+    say("we draw from its folder")
+    from_folder = draw_ours(theirs, noise)
+    say("we write one CompVis file, and draw from it")
+    convert_checkpoint(open_checkpoint(theirs), one, "compvis")
+    from_file = draw_ours(one, noise)
+    say("we write a diffusers folder from that file, and compare it with the first")
+    convert_checkpoint(open_checkpoint(one), back, "diffusers")
+    drawn = {"diffusers' folder": from_folder, "one CompVis file": from_file}
+    return [_differences(drawn, wanted), _round_trip(theirs, back)]
+
+
+def _differences(drawn: dict[str, Drawn], wanted: Drawn) -> Section:
+    figures = [
+        Figure(
+            f"{what} from {where}",
+            float((getattr(ours, what) - getattr(wanted, what)).abs().max()),
+            getattr(wanted, what).numel(),
+            {"standard deviation of theirs": float(getattr(wanted, what).std())},
+            goal=TOLERANCE,
+            better="lower",
+        )
+        for where, ours in drawn.items()
+        for what in ("latents", "picture")
+    ]
+    note = f"{STEPS} steps of DDIM, guidance {GUIDANCE}, float32, the same noise; N counts the numbers compared."
+    return Section("The pictures of StableDiffusionPipeline", "largest difference", figures, note)
+
+
+def _round_trip(first: Path, last: Path) -> Section:
+    """How many tensors are not, bit for bit, what they were."""
+    figures = []
+    for network in NETWORKS:
+        count, differing = 0, 0
+        for same in _compared(first / network, last / network):
+            count, differing = count + 1, differing + (not same)
+        figures.append(Figure(network, differing, count, {}, goal=0, better="lower"))
+    return Section("diffusers to CompVis and back", "tensors that differ", figures, "N counts the tensors.")
+
+
+def _compared(first: Path, last: Path) -> Iterator[bool]:
+    """For each tensor of two folders of one network, whether it is the same in both."""
+    before, after = ({name: file for file in _files(place) for name in file.tensors} for place in (first, last))
+    strip = "text_model."  # which transformers 5 leaves out and published files have
+    named = {name.removeprefix(strip): file for name, file in after.items()}
+    originals = {name.removeprefix(strip): name for name in after}
+    for name in sorted(before.keys() | named.keys(), key=str):
+        bare = name.removeprefix(strip)
+        if name not in before or bare not in named:
+            yield False
+            continue
+        a, b = before[name].read(name), named[bare].read(originals[bare])
+        yield a.dtype == b.dtype and torch.equal(a, b)
+
+
+def _files(folder: Path) -> Iterable[Any]:
+    return [open_weights(path) for path in sorted(folder.glob("*.safetensors"))]
+
+
+def write_reference(preset: Preset, folder: Path) -> None:
+    """A folder of random weights, written by diffusers and transformers themselves.
+
+    Raises
+    ------
+    ValueError
+        if they are not installed.
+    """
+    diffusers, transformers = _libraries()
+    configs = write_configs(preset)
+    assert preset.text is not None
+    tokenizer = folder / "tokenizer"
+    tokenizer.mkdir(parents=True)
+    for name, text in Tokenizer(preset.text.vocab, preset.text.length).files().items():
+        (tokenizer / name).write_text(text, encoding="utf-8")
+    text_config = transformers.CLIPTextConfig(**configs["text_encoder/config.json"])
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=_randomised(diffusers.AutoencoderKL.from_config(configs["vae/config.json"])),
+        text_encoder=_randomised(transformers.CLIPTextModel(text_config)),
+        tokenizer=transformers.CLIPTokenizer.from_pretrained(str(tokenizer)),
+        unet=_randomised(diffusers.UNet2DConditionModel.from_config(configs["unet/config.json"])),
+        scheduler=diffusers.PNDMScheduler.from_config(configs["scheduler/scheduler_config.json"]),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+
+
+def _randomised(module: nn.Module) -> nn.Module:
+    """Random weights that keep the spread of what goes through; a fresh network's zeros would hide what is behind."""
+    rng = torch.Generator().manual_seed(SEED)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.normal_(generator=rng)
+            if parameter.ndim > 1:
+                parameter.mul_(parameter[0].numel() ** -0.5)
+            else:
+                parameter.mul_(0.1).add_(0.0 if name.endswith("bias") else 1.0)
+    return module
+
+
+def draw_reference(folder: Path, noise: Tensor) -> Drawn:
+    """What StableDiffusionPipeline draws from a folder, with the original DDIM's settings."""
+    diffusers, _ = _libraries()
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = diffusers.DDIMScheduler.from_config(
+        pipeline.scheduler.config, clip_sample=False, set_alpha_to_one=False, steps_offset=1
+    )
+    side = [length * pipeline.vae_scale_factor for length in noise.shape[2:]]
+    latents = pipeline(
+        PROMPT,
+        height=side[0],
+        width=side[1],
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        latents=noise.clone(),
+        output_type="latent",
+    ).images
+    with torch.no_grad():
+        picture = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
+    drawn = Drawn(latents.clone(), picture.clamp(-1, 1))
+    del pipeline
+    gc.collect()  # the next pipeline wants its memory
+    return drawn
+
+
+def draw_ours(path: Path, noise: Tensor) -> Drawn:
+    """The same by our own pipeline, from a folder or a file."""
+    model = LatentDiffusion.from_pretrained(path)
+    guided = cfg(model.denoiser(model.condition([PROMPT])), model.denoiser(model.condition([""])), GUIDANCE)
+    *_, last = ddim(guided, noise, levels(model.schedule, STEPS, "leading", "first"))
+    return Drawn(last.x, model.decode(last.x))
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import diffusers
+        import transformers
+    except ImportError as error:
+        raise ValueError(
+            f"this compares with diffusers and transformers, and {error.name} is not installed: "
+            "pip install diffusers transformers"
+        ) from error
+    for library in (diffusers, transformers):  # their bars and warnings would stand between the lines of the report
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+    return diffusers, transformers
