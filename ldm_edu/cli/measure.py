@@ -88,7 +88,7 @@ def step(
 
     began = time.perf_counter()
     section = bench_step(find_preset(preset), size=size, rounds=rounds)
-    _report({"preset": preset, "size": size, "rounds": rounds}, [section], began, out)
+    report({"preset": preset, "size": size, "rounds": rounds}, [section], began, out)
 
 
 @bench.command("sizes")
@@ -104,7 +104,7 @@ def sizes(
 
     began = time.perf_counter()
     section = bench_sizes(find_preset(preset), sizes=(small, large), rounds=rounds)
-    _report({"preset": preset, "small": small, "large": large, "rounds": rounds}, [section], began, out)
+    report({"preset": preset, "small": small, "large": large, "rounds": rounds}, [section], began, out)
 
 
 @bench.command("samplers")
@@ -118,7 +118,7 @@ def samplers(
 
     began = time.perf_counter()
     section = bench_samplers(steps=steps, rounds=rounds)
-    _report({"steps": steps, "rounds": rounds}, [section], began, out)
+    report({"steps": steps, "rounds": rounds}, [section], began, out)
 
 
 @bench.command("generate")
