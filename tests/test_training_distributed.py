@@ -57,11 +57,15 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def torchrun(processes: int) -> list[str]:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    where = ["--master_addr", "127.0.0.1", "--master_port", str(port), "--nproc_per_node", str(processes)]
+        port: int = free.getsockname()[1]
+        return port
+
+
+def torchrun(processes: int) -> list[str]:
+    where = ["--master_addr", "127.0.0.1", "--master_port", str(free_port()), "--nproc_per_node", str(processes)]
     return [sys.executable, "-m", "torch.distributed.run", *where]
 
 
@@ -131,28 +135,45 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
+def test_two_nodes_shard_within_and_repeat_across(home: Path, alone: Path) -> None:
+    out = home / "nodes"
+    port = free_port()
+    where = ["--nnodes", "2", "--nproc_per_node", "2", "--master_addr", "127.0.0.1", "--master_port", str(port)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", *where]
+    told = command(home, out, "--parallel", "fsdp")
+    nodes = [
+        subprocess.Popen(
+            [*launcher, "--node_rank", str(rank), *told], env=environment(), stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    errors = [node.communicate(timeout=240)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], errors[0][-3000:]
+    assert_same_curve(curve(out), curve(alone))
+    state = whole_states(out / "training" / "unet")[-1]
+    width = {_shapes(path).get("module/unet/mid.0.res.conv1.weight", (0,))[0] for path in state.glob("*.safetensors")}
+    assert width <= {0, 32}  # of 64: halves, not quarters; each is written by one of its two holders
+
+
 def test_accelerate_launches_the_same(home: Path, alone: Path) -> None:
     out = home / "accelerate"
-    launcher = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    run([*launcher, "--mixed_precision", "no", "--main_process_port", "0", *command(home, out)])
+    told = "--cpu --num_processes 2 --num_machines 1 --mixed_precision no --main_process_port 0"
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *told.split()]
+    run([*launcher, *command(home, out, "--micro", "2", "--recompute")])  # DDP, two micro-batches a process
     assert_same_curve(curve(out), curve(alone))
+
+
+def test_shares_in_bfloat16_follow(home: Path, alone: Path) -> None:
+    out = home / "bfloat16"
+    run([*torchrun(2), *command(home, out, "--parallel", "fsdp", "--precision", "bf16")])
+    assert curve(out) == pytest.approx(curve(alone), rel=0.03)  # bfloat16 has steps of 0.8 %
 
 
 def test_one_of_two_is_killed_and_one_process_goes_on(home: Path, alone: Path) -> None:
     out = home / "killed"
     state = out / "training" / "unet"
-    started = subprocess.Popen(
-        [*torchrun(2), *command(home, out)], env=environment(), stderr=subprocess.PIPE, text=True
-    )
+    two = [*torchrun(2), *command(home, out)]
+    started = subprocess.Popen(two, env=environment(), stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 200
         while not whole_states(state):
@@ -172,7 +193,10 @@ def test_one_of_two_is_killed_and_one_process_goes_on(home: Path, alone: Path) -
     assert [name for name in saved if not torch.equal(saved[name], resumed[name])] == []
 
     run([sys.executable, *command(home, out)])
-    assert_same_curve(curve(out), curve(alone))
+    got, saved_at = curve(out), int(newest.name.removeprefix("step-"))
+    wanted = curve(alone)
+    got.setdefault(saved_at, wanted[saved_at])  # its process may have been ended between saving and logging this step
+    assert_same_curve(got, wanted)
     assert LatentDiffusion.from_pretrained(out).preset.name == "toy"
 
 

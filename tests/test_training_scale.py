@@ -13,7 +13,10 @@ from torch import Tensor
 from torch.distributed.checkpoint import filesystem
 
 from ldm_edu.checkpoint.errors import CheckpointError
+from ldm_edu.checkpoint.layouts import open_checkpoint
+from ldm_edu.checkpoint.parts import Family
 from ldm_edu.config import EMOJI, FASHION, TOY
+from ldm_edu.convert import convert_checkpoint
 from ldm_edu.files import SaveError
 from ldm_edu.latent_diffusion import LatentDiffusion
 from ldm_edu.training.loop import train
@@ -251,6 +254,49 @@ def test_the_parts_must_be_those_of_the_preset(home: Path) -> None:
         load_parts(home / "parts", EMOJI, CPU)
     with pytest.raises(CheckpointError, match="fashion has no autoencoder or no text encoder"):
         load_parts(home / "parts", FASHION, CPU)
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "compvis"])
+def test_published_layouts_give_the_parts_and_the_start(home: Path, tmp_path: Path, layout: Family) -> None:
+    out = tmp_path / ("sd.safetensors" if layout == "compvis" else "sd")
+    convert_checkpoint(open_checkpoint(home / "parts"), out, layout)
+    ours, theirs = parts_of(home), load_parts(out, TOY, CPU)
+    for name in ("autoencoder", "text"):
+        wanted = getattr(ours, name).state_dict()
+        got = getattr(theirs, name).state_dict()
+        assert [key for key in wanted if not torch.equal(got[key], wanted[key])] == []
+    before = out.read_bytes() if out.is_file() else b""
+    share = Share(RECIPE.batch)
+    cache = cached(home / "pictures", tmp_path / "cache", theirs, share, size=16)
+    run = scale_run(theirs, RECIPE, cache, tmp_path, tmp_path / "state", How(share), size=16, start=out)
+    trained = LatentDiffusion.from_pretrained(home / "parts").unet.state_dict()
+    assert [k for k, v in run.task.modules["unet"].state_dict().items() if not torch.equal(v, trained[k])] == []
+    losses(run)
+    assert (out.read_bytes() if out.is_file() else b"") == before  # what is mapped from a file is not trained
+
+
+def test_runs_with_and_without_own_pictures_do_not_mix(home: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from ldm_edu.cli import app
+
+    state = tmp_path / "training" / "unet"
+    save_sharded(a_run(home, tmp_path).task, state, 1)
+    result = CliRunner().invoke(app, ["train", "unet", "--preset", "toy", "--out", str(tmp_path)])
+    assert isinstance(result.exception, ValueError) and "holds a run with --data" in str(result.exception)
+    (tmp_path / "other" / "training" / "unet").mkdir(parents=True)
+    (tmp_path / "other" / "training" / "unet" / "state.safetensors").touch()
+    with pytest.raises(ValueError, match="holds a run without --data"):
+        a_run(home, tmp_path / "other")
+
+
+def test_data_is_for_the_unet(home: Path) -> None:
+    from typer.testing import CliRunner
+
+    from ldm_edu.cli import app
+
+    result = CliRunner().invoke(app, ["train", "vae", "--preset", "toy", "--data", str(home / "pictures")])
+    assert "--data is for the unet" in str(result.exception)
 
 
 def test_the_places_of_all_processes_are_those_of_one() -> None:

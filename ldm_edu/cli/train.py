@@ -70,9 +70,12 @@ def train(
     from tqdm import tqdm
 
     from ldm_edu.training.loop import train as records
+    from ldm_edu.training.sharded import whole_states
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     state = folder / "training" / network
+    if whole_states(state):
+        raise ValueError(f"{state} holds a run with --data; give another --out, or remove that folder to start anew")
     given = {"steps": steps, "batch": batch, "lr": lr, "seed": seed}
     run = _run(network, preset, folder, device, perceptual=perceptual, start=start, **given)
     log = _log(state)

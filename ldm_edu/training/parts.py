@@ -44,17 +44,16 @@ def load_parts(name: str | Path, preset: Preset, device: torch.device) -> Parts:
             "learn from; choose toy, shapes, emoji or sd15"
         )
     path = find_checkpoint(name)
-    tensors = None if _is_published(path) else {part: load_tensors(path, part) for part in BEFORE}
-    found = open_checkpoint(path).preset if tensors is None else load_preset(path)
-    preset = same_model(found, preset, path, parts=BEFORE)
+    published = open_checkpoint(path) if _is_published(path) else None
+    preset = same_model(published.preset if published else load_preset(path), preset, path, parts=BEFORE)
     assert preset.autoencoder is not None and preset.text is not None  # for the type checker
     with torch.device("meta"):
         autoencoder, text = AutoencoderKL(preset.autoencoder), TextEncoder(preset.text)
     for part, network in zip(BEFORE, (autoencoder, text), strict=True):
-        if tensors is None:
-            fill(network, open_checkpoint(path).parts[part])
-        else:
-            load_into(network, tensors[part], f"the {part} of {path}")
+        if published:
+            fill(network, published.parts[part])
+        else:  # which may have no U-Net yet
+            load_into(network, load_tensors(path, part), f"the {part} of {path}")
     for network in (autoencoder, text):
         network.to(device).eval().requires_grad_(False)
     return Parts(preset, autoencoder, text)

@@ -139,7 +139,7 @@ SHARDS = Store(save_sharded, load_sharded)
 
 
 def whole_states(folder: Path) -> list[Path]:
-    """The folders of whole states, oldest first."""
+    """The folders of whole states in the folder of a run, oldest first."""
     return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
 
 
