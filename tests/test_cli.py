@@ -148,7 +148,10 @@ def test_inspect_prints_stable_diffusion_part_by_part() -> None:
 
 
 def test_inspect_reads_a_folder(toy: Path) -> None:
-    assert run("inspect", toy).stdout == run("inspect", "toy").stdout
+    done = run("inspect", toy)
+    assert done.returncode == 0 and done.stdout.startswith(run("inspect", "toy").stdout)
+    assert f"{toy}: toy, a folder of ldm-edu" in done.stdout and "whole: nothing is missing" in done.stdout
+    assert re.search(r"^unet +\d+ +985,444  bfloat16$", done.stdout, re.M)
     assert "toy" in refused(run("inspect", "tot"))
 
 

@@ -13,6 +13,7 @@ import contextlib
 import json
 import mmap
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,7 +179,9 @@ def _header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
 def _open_pickle(path: Path) -> WeightFile:
     """The tensors of a file of ``torch.save``; those of a network may lie one level down, under ``state_dict``."""
     try:
-        content = torch.load(path, map_location="meta", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it warns of is refused below, or does not matter
+            content = torch.load(path, map_location="meta", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no file {path}. Check the path.") from error
     except pickle.UnpicklingError as error:

@@ -50,8 +50,7 @@ def open_single_file(path: Path, preset: Preset | None = None, weights: Weights 
     preset = preset or _noted_preset(file) or _known_preset(file)
     refuse_other_models(path, file.tensors, preset)
     kept, spare = _sort_out(file.tensors)
-    averaged = {name for name in kept if name.startswith(AVERAGED)}
-    prefix = _unet_prefix(path, kept, averaged, weights)
+    prefix = _unet_prefix(path, kept, weights)
 
     parts = {}
     for part in parts_of(preset):
@@ -68,6 +67,13 @@ def open_single_file(path: Path, preset: Preset | None = None, weights: Weights 
     spare += [name for name in kept if name.startswith(unused)]
     strangers = [name for name in kept if not name.startswith((*PREFIXES.values(), AVERAGED))]
     return Checkpoint(path, "compvis", preset, parts, sorted(spare), strangers)
+
+
+def copies(names: Iterable[str]) -> list[Weights]:
+    """Which copies of the U-Net a file of these names holds."""
+    starts: dict[Weights, str] = {"last": PREFIXES["unet"], "ema": AVERAGED}
+    kept, _ = _sort_out(names)
+    return [copy for copy, start in starts.items() if any(name.startswith(start) for name in kept)]
 
 
 def averaged_name(name: str) -> str:
@@ -100,7 +106,10 @@ def kind_of(tensors: Mapping[str, Stored], context_dim: int | None = 768) -> str
     for mark, kind in _MARKS.items():
         if any(mark in name for name in tensors):
             return kind
-    if not any(name.startswith(PREFIXES["unet"]) for name in tensors):
+    if not any(name.startswith((PREFIXES["unet"], AVERAGED)) for name in tensors):
+        for name, network in _NETWORKS.items():
+            if name in tensors:
+                return f"a single network, {network}; give the folder of the whole model"
         first = min(tensors, default="nothing")
         return f"{len(tensors)} tensors of a layout that is not known here, the first of them {first}"
     widths = {stored.shape[-1] for name, stored in tensors.items() if name.endswith("attn2.to_k.weight")}
@@ -120,6 +129,13 @@ _MARKS = {  # part of a name: what has such names; the first that fits decides
     "model.diffusion_model.label_emb.": "Stable Diffusion XL",
     "control_model.": "a ControlNet",
     "controlnet_cond_embedding.": "a ControlNet",
+}
+_NETWORKS = {  # a tensor that only this network has
+    "down_blocks.0.resnets.0.time_emb_proj.weight": "diffusers' U-Net",
+    "encoder.down_blocks.0.resnets.0.conv1.weight": "diffusers' autoencoder",
+    "text_model.embeddings.token_embedding.weight": "the text encoder",
+    "embeddings.token_embedding.weight": "the text encoder",
+    "down.0.stages.0.res.conv1.weight": "our U-Net",
 }
 _BY_WIDTH = {1024: "Stable Diffusion 2.x", 1280: "the refiner of Stable Diffusion XL", 2048: "Stable Diffusion XL"}
 
@@ -154,19 +170,19 @@ def _sort_out(names: Iterable[str]) -> tuple[list[str], list[str]]:
     return kept, spare
 
 
-def _unet_prefix(path: Path, kept: list[str], averaged: set[str], weights: Weights | None) -> str:
+def _unet_prefix(path: Path, names: Iterable[str], weights: Weights | None) -> str:
     """Where the wanted copy of the U-Net lies."""
-    last = any(name.startswith(PREFIXES["unet"]) for name in kept)
-    if averaged and last and weights is None:
+    found = copies(names)
+    if len(found) > 1 and weights is None:
         raise CheckpointError(
             f"{path} holds the U-Net twice: as training left it, and averaged over its last steps (EMA). Say which: "
             'weights="ema" for drawing (--weights ema), weights="last" for training on (--weights last).'
         )
-    if weights is not None and not averaged:
+    if len(found) < 2 and weights is not None:
         raise CheckpointError(
             f"{path} holds one copy of the U-Net, so there is no {weights!r} to choose; leave it out."
         )
-    return AVERAGED if weights == "ema" or not last else PREFIXES["unet"]
+    return AVERAGED if (weights or "".join(found)) == "ema" else PREFIXES["unet"]
 
 
 def _text_prefix(kept: list[str]) -> str:

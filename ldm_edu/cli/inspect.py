@@ -6,23 +6,45 @@ from typing import Annotated
 
 import typer
 
+from ldm_edu.cli.convert import Weights
 from ldm_edu.config import PRESETS, Preset
 from ldm_edu.paths import checkpoints_dir
 
 
 def inspect(
     model: Annotated[
-        str, typer.Argument(help=f"A preset ({', '.join(PRESETS)}), a checkpoint's folder, or a .png that was drawn.")
+        str,
+        typer.Argument(
+            help=f"A preset ({', '.join(PRESETS)}), a checkpoint's file, folder or hub id, or a .png that was drawn."
+        ),
     ],
+    weights: Weights = None,
 ) -> None:
-    """Print a model's parameter counts by part, without loading any weights; or how a picture was drawn."""
+    """Say what a model is made of, part by part, without loading any weights; or how a picture was drawn.
+
+    Of a checkpoint: which model it is, and what is missing or unexpected in it; status 1 if it cannot be loaded.
+    """
+    from ldm_edu.cli.look import look
     from ldm_edu.counts import parameter_counts
 
     if Path(model).suffix.lower() == ".png":
         typer.echo("\n".join(_drawn(Path(model))))
         return
-    preset = find_preset(model)
-    typer.echo("\n".join([*_summary(preset), "", *_table(parameter_counts(preset))]))
+    if model in PRESETS or (Path(model) / "config.json").is_file():
+        preset = find_preset(model)
+        typer.echo("\n".join([*_summary(preset), "", *_table(parameter_counts(preset))]))
+        if model in PRESETS:
+            return
+        typer.echo("")
+    if "/" not in model and not Path(model).exists():
+        raise ValueError(
+            f"{model!r} is neither a preset ({', '.join(PRESETS)}) nor a checkpoint; the shipped ones lie in "
+            f"{checkpoints_dir()}."
+        )
+    lines, loadable = look(model, weights)
+    typer.echo("\n".join(lines))
+    if not loadable:
+        raise typer.Exit(1)
 
 
 def find_preset(model: str) -> Preset:

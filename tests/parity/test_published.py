@@ -166,7 +166,7 @@ def test_a_folder_in_half_precision_alone(folder: Path, references: dict[str, An
 
 
 def test_a_folder_with_the_last_weights_beside_the_averaged(folder: Path, references: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError, match=r"one copy of the U-Net, so there is no 'last'"):
+    with pytest.raises(CheckpointError, match=r"one copy of the U-Net, so there is no 'last' to choose"):
         LatentDiffusion.from_pretrained(folder, preset=SMALL_SD, weights="last")
     last = {name: tensor + 1 for name, tensor in references["unet"].state_dict().items()}
     safetensors.torch.save_file(last, folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors")

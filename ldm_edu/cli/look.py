@@ -1,0 +1,117 @@
+"""What ``ldm-edu inspect`` says of a checkpoint: read from names and shapes alone, whatever its size."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ldm_edu.checkpoint.mapped import WeightFile
+    from ldm_edu.checkpoint.parts import Checkpoint, Part, Weights
+
+LAYOUTS = {
+    "ldm-edu": "a folder of ldm-edu",
+    "diffusers": "a diffusers folder",
+    "compvis": "one file, CompVis's layout",
+}
+SHOWN = 8  # names of a kind; the rest is counted
+
+
+def look(name: str, weights: "Weights | None" = None) -> tuple[list[str], bool]:
+    """What a checkpoint is, as lines, and whether it can be loaded.
+
+    Raises
+    ------
+    CheckpointError
+        if there is none, or it is damaged.
+    """
+    from ldm_edu.checkpoint.errors import CheckpointError
+    from ldm_edu.checkpoint.find import find_checkpoint
+    from ldm_edu.checkpoint.layouts import open_checkpoint
+    from ldm_edu.checkpoint.mapped import open_weights
+    from ldm_edu.checkpoint.single_file import copies
+
+    path = find_checkpoint(name)
+    if path.is_dir():
+        return _loadable(open_checkpoint(path, weights=weights))
+    file = open_weights(path)
+    both = copies(file.tensors) if weights is None else []
+    try:
+        if len(both) < 2:
+            return _loadable(open_checkpoint(path, weights=weights))
+        return _with_two_copies(path)
+    except CheckpointError as error:
+        return [*_foreign(file), "", f"cannot be loaded: {error}"], False
+
+
+def _with_two_copies(path: Path) -> tuple[list[str], bool]:
+    from ldm_edu.checkpoint.layouts import open_checkpoint
+
+    found = {weights: open_checkpoint(path, weights=weights) for weights in ("last", "ema")}
+    parts = {f"unet ({weights})": checkpoint.parts["unet"] for weights, checkpoint in found.items()}
+    parts |= {part: entries for part, entries in found["last"].parts.items() if part != "unet"}
+    spare = sorted(set(found["last"].spare) & set(found["ema"].spare))
+    lines, whole = _report(found["ema"], parts, spare)
+    return [*lines, "the U-Net is there twice: say --weights ema to draw, --weights last to train on"], whole
+
+
+def _loadable(found: "Checkpoint") -> tuple[list[str], bool]:
+    return _report(found, dict(found.parts), found.spare)
+
+
+def _report(found: "Checkpoint", parts: "dict[str, Part]", spare: list[str]) -> tuple[list[str], bool]:
+    problems = list(_problems(found, parts))
+    lines = [f"{found.path}: {found.preset.name}, {LAYOUTS[found.layout]}", "", *_table(parts)]
+    if spare:
+        lines += ["", f"left out, since drawing does not need it: {len(spare)} tensors ({_some(spare)})"]
+    if problems:
+        return [*lines, "", *problems, "cannot be loaded as it is"], False
+    return [*lines, "", "whole: nothing is missing, nothing unexpected"], True
+
+
+def _problems(found: "Checkpoint", parts: "dict[str, Part]") -> Iterator[str]:
+    from ldm_edu.build import build_on_meta
+    from ldm_edu.checkpoint.errors import CheckpointError
+    from ldm_edu.checkpoint.parts import check_shapes
+
+    modules = build_on_meta(found.preset)
+    for name, part in parts.items():
+        for problem, names in {"missing": part.missing, "unexpected": part.unexpected}.items():
+            if names:
+                yield f"{problem} in {name}: {len(names)} of {len(part.pairs)} tensors ({_some(names)})"
+        if not part.missing and not part.unexpected:
+            try:
+                check_shapes(modules[name.split()[0]], part)
+            except CheckpointError as error:
+                yield str(error)
+    if found.strangers:
+        yield f"unexpected, of no part: {len(found.strangers)} tensors ({_some(found.strangers)})"
+
+
+def _table(parts: "dict[str, Part]") -> Iterator[str]:
+    yield f"{'':<16}{'tensors':>9}{'parameters':>16}  stored as"
+    for name, part in parts.items():
+        types = Counter(str(entry.stored.dtype).removeprefix("torch.") for entry in part.entries.values())
+        stored = ", ".join(kind for kind, _ in types.most_common())
+        yield f"{name:<16}{len(part.entries):>9,}{part.parameters:>16,}  {stored}"
+
+
+def _foreign(file: "WeightFile") -> Iterator[str]:
+    """A file of another kind, by the first words of its tensors' names."""
+    counts: Counter[str] = Counter()
+    tensors: Counter[str] = Counter()
+    for name, stored in file.tensors.items():
+        first = name.split(".")[0]
+        counts[first] += stored.count
+        tensors[first] += 1
+    yield f"{file.path}: {len(file.tensors):,} tensors, {sum(counts.values()):,} numbers"
+    yield ""
+    for first, count in counts.most_common(SHOWN):
+        yield f"{first[:30]:<32}{tensors[first]:>9,}{count:>16,}"
+    if len(counts) > SHOWN:
+        yield f"and {len(counts) - SHOWN} more"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,128 @@
+"""``ldm-edu inspect`` of files: what they are, their parts, what is missing or unexpected; ``convert`` beside it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from command import lively_toy, refused, run
+from torch import Tensor
+
+from ldm_edu.checkpoint.single_file import averaged_name
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lively_toy(tmp_path_factory.mktemp("checkpoints") / "toy")
+
+
+@pytest.fixture(scope="module")
+def one(toy: Path) -> Path:
+    """The same in one file."""
+    path = toy.parent / "one.safetensors"
+    assert run("convert", toy, path, "--to", "compvis").returncode == 0
+    return path
+
+
+def edited(one: Path, path: Path, add: dict[str, Tensor] | None = None, drop: str = " ") -> Path:
+    """The file with tensors more and tensors less, its notes kept."""
+    with safetensors.safe_open(one, framework="pt") as file:
+        notes = file.metadata()
+    tensors = {name: tensor for name, tensor in safetensors.torch.load_file(one).items() if drop not in name}
+    safetensors.torch.save_file(tensors | (add or {}), path, notes)
+    return path
+
+
+def row(stdout: str, name: str) -> list[str]:
+    return next(line for line in stdout.splitlines() if line.startswith(name))[len(name) :].split()
+
+
+def test_a_whole_file(one: Path, tmp_path: Path) -> None:
+    positions = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+    spare = {"alphas_cumprod": torch.zeros(3), positions: torch.ones(1)}
+    done = run("inspect", edited(one, tmp_path / "a.safetensors", spare))
+    assert done.returncode == 0 and "toy, one file, CompVis's layout" in done.stdout
+    assert row(done.stdout, "unet") == ["208", "985,444", "bfloat16"]
+    assert row(done.stdout, "autoencoder")[1] == "167,959" and row(done.stdout, "text ")[1] == "46,048"
+    assert "left out, since drawing does not need it: 2 tensors (alphas_cumprod, cond_stage_model" in done.stdout
+    assert done.stdout.endswith("whole: nothing is missing, nothing unexpected\n")
+
+
+def test_a_folder_of_diffusers_and_types_of_numbers(toy: Path, tmp_path: Path) -> None:
+    for dtype in ("float16", "float32", "bfloat16"):
+        folder = tmp_path / dtype
+        assert run("convert", toy, folder, "--to", "diffusers", "--dtype", dtype).returncode == 0
+        done = run("inspect", folder)
+        assert done.returncode == 0 and f"{folder}: toy, a diffusers folder" in done.stdout
+        assert row(done.stdout, "unet") == ["208", "985,444", dtype]
+
+
+def test_what_is_missing_and_unexpected_is_named(one: Path, tmp_path: Path) -> None:
+    add = {
+        "model.diffusion_model.extra.weight": torch.zeros(3), "embedding_manager.x": torch.zeros(1),
+        "first_stage_model.quant_conv.weight": torch.zeros(4, 4, 1, 1),
+    }  # fmt: skip
+    done = run("inspect", edited(one, tmp_path / "a.safetensors", add, drop="model.diffusion_model.out."))
+    assert done.returncode == 1
+    assert "missing in unet: 4 of 208 tensors (out.0.bias, out.0.weight, out.2.bias, out.2.weight)" in done.stdout
+    assert "unexpected in unet: 1 of 208 tensors (extra.weight)" in done.stdout
+    assert "unexpected, of no part: 1 tensors (embedding_manager.x)" in done.stdout
+    assert "quant.weight has shape (4, 4, 1, 1), the model needs (8, 8, 1, 1)" in done.stdout
+    assert done.stdout.endswith("cannot be loaded as it is\n")
+    assert "4 of 208 tensors missing" in refused(run("generate", "a", "--model", tmp_path / "a.safetensors"))
+
+
+def test_two_copies_of_the_unet(one: Path, tmp_path: Path) -> None:
+    prefix = "model.diffusion_model."
+    unet = {n: t for n, t in safetensors.torch.load_file(one).items() if n.startswith(prefix)}
+    averaged = {f"model_ema.{averaged_name(n.removeprefix(prefix))}": t * 2 for n, t in unet.items()}
+    path = edited(one, tmp_path / "both.safetensors", averaged | {"model_ema.decay": torch.ones(1)})
+    done = run("inspect", path)
+    assert done.returncode == 0 and "say --weights ema to draw" in done.stdout
+    assert row(done.stdout, "unet (last)") == row(done.stdout, "unet (ema)") == ["208", "985,444", "bfloat16"]
+    chosen = run("inspect", path, "--weights", "ema").stdout  # the other copy is left out
+    assert "drawing does not need it: 209 tensors" in chosen and row(chosen, "unet") == ["208", "985,444", "bfloat16"]
+    assert "holds the U-Net twice" in refused(run("convert", path, tmp_path / "out", "--to", "ldm-edu"))
+    for weights, factor in {"ema": 2, "last": 1}.items():
+        out = tmp_path / weights
+        assert run("convert", path, out, "--to", "ldm-edu", "--weights", weights).returncode == 0
+        bias = safetensors.torch.load_file(out / "unet.safetensors")["conv_out.bias"]
+        assert torch.equal(bias, unet[prefix + "out.2.bias"] * factor)
+
+
+UNET = "model.diffusion_model"
+OTHERS = {
+    "Stable Diffusion XL": {"conditioner.embedders.1.model.x": (1,), f"{UNET}.label_emb.0.0.weight": (1,)},
+    "Stable Diffusion 2.x": {"cond_stage_model.model.transformer.x": (1,), f"{UNET}.out.0.bias": (1,)},
+    "text states of width 99": {f"{UNET}.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (8, 99)},
+    "Stable Diffusion 3": {f"{UNET}.joint_blocks.0.x": (1,)},
+    "a LoRA": {"lora_unet_down_blocks_0.alpha": (1,)},
+    "a ControlNet": {"control_model.input_blocks.0.0.weight": (1,)},
+    "a single network, diffusers' U-Net": {"down_blocks.0.resnets.0.time_emb_proj.weight": (1,)},
+    "a layout that is not known": {"layer.weight": (1,)},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_models_are_called_by_their_name(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    safetensors.torch.save_file({name: torch.zeros(shape) for name, shape in OTHERS[kind].items()}, path)
+    done = run("inspect", path)
+    first = next(iter(OTHERS[kind])).split(".")[0]
+    assert done.returncode == 1 and kind in done.stdout and re.search(rf"^{first} +\d", done.stdout, re.M)
+    assert kind in refused(run("generate", "a", "--model", path))
+
+
+def test_what_is_no_checkpoint(tmp_path: Path) -> None:
+    assert "neither a preset" in refused(run("inspect", "tot"))
+    assert "there is no checkpoint" in refused(run("inspect", "nowhere/at/all"))
+    assert "holds no checkpoint" in refused(run("inspect", tmp_path))
+    (tmp_path / "model_index.json").write_text("{}")
+    assert "download the model anew" in refused(run("inspect", tmp_path))
+
+
+@pytest.mark.parametrize("out, to", [("out", "compvis"), ("out.safetensors", "diffusers"), ("out.ckpt", "compvis")])
+def test_an_output_that_does_not_fit_the_layout(toy: Path, tmp_path: Path, out: str, to: str) -> None:
+    assert "NAME.safetensors" in refused(run("convert", toy, tmp_path / out, "--to", to))
+    assert list(tmp_path.iterdir()) == []
