@@ -116,6 +116,7 @@ class Start:
     levels: list[Level]
     concat: Tensor | None = None  # (1 or B, extra channels, h, w) what the network sees beside the sample
     known: tuple[Tensor, Tensor] | None = None  # latents (1 or B, C, h, w) and mask (1 or B, 1, h, w), see `inpaint`
+    image_guidance: float | None = None  # for a model that edits by instruction: guidance has two scales then
 
     def keep(self, denoise: Denoiser) -> Denoiser:
         """The denoiser, told of the known part where that is not the network's own business."""
@@ -124,6 +125,16 @@ class Start:
 
 class Codec(Protocol):
     """What `begin` asks of a model."""
+
+    @property
+    def factor(self) -> int:
+        """How many pixels a latent pixel is wide."""
+        ...
+
+    @property
+    def extra(self) -> int:
+        """Input channels of the U-Net beyond the sample's."""
+        ...
 
     def encode(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) to latents (B, C, h, w) of about unit variance."""
@@ -134,31 +145,39 @@ class Codec(Protocol):
         ...
 
 
-def begin(edit: Edit, noise: Tensor, run: Sequence[Level], model: Codec, extra: int) -> Start:
-    """Where a run starts from, and what it keeps.
+def begin(edit: Edit | None, noise: Tensor, run: Sequence[Level], model: Codec) -> Start:
+    """Where a run starts from, what the network is shown, and what is kept.
+
+    By ``model.extra``, the channels that the U-Net takes beside the C of the sample: none for one that was trained on
+    noisy samples alone; C + 1 for one that was trained to fill in masks, which draws by filling in the whole; C for one
+    that edits by instruction, which can do nothing else.
 
     Parameters
     ----------
+    edit : None: a picture from noise alone.
     noise : (B, C, h, w). ``run`` : all levels, from noise to data.
-    extra : input channels of the U-Net beyond the sample's C: 0 for a model that was trained on noisy samples alone,
-        C + 1 for inpainting (mask and masked picture), C for editing by instruction (the picture).
 
     Raises
     ------
     ValueError
-        if the network takes none of these, or the pictures are not as many as the seeds.
+        if the network takes other channels, lacks a picture, or the pictures are not as many as the seeds.
     """
-    channels = noise.shape[1]
+    channels, extra = noise.shape[1], model.extra
     if extra not in (0, channels, channels + 1):
         raise ValueError(
-            f"the U-Net takes {extra} channels beside the sample's {channels}: no way of editing known here"
+            f"the U-Net takes {extra} channels beside the sample's {channels}: no use of them is known here"
         )
+    if edit is None:
+        if not extra:
+            return Start(noise, list(run))
+        if extra == channels:
+            raise ValueError("this model edits pictures: give it one, edit=Edit(picture), or --init FILE")
+        edit = Edit(noise.new_zeros(1, 3, *(side * model.factor for side in noise.shape[2:])), strength=1.0)
     if len(edit.picture) not in (1, len(noise)):
         raise ValueError(f"{len(edit.picture)} pictures to edit and {len(noise)} seeds: give one each, or one picture")
-    known = model.encode(edit.picture).to(noise)  # (1 or B, C, h, w)
-    factor = edit.size[0] // known.shape[2]
-    hidden = None if edit.mask is None else latent_mask(edit.mask, factor).to(noise)  # (1 or B, 1, h, w)
 
+    known = model.encode(edit.picture).to(noise)  # (1 or B, C, h, w)
+    hidden = None if edit.mask is None else latent_mask(edit.mask, model.factor).to(noise)  # (1 or B, 1, h, w)
     strength = edit.strength or (0.6 if hidden is None and extra != channels else 1.0)
     left = list(run[first_step(len(run) - 1, strength) :])
     x = add_noise(known, noise, left[0])
@@ -170,8 +189,10 @@ def begin(edit: Edit, noise: Tensor, run: Sequence[Level], model: Codec, extra: 
         beside = model.encode(seen * edit.picture).to(noise)  # grey where it is hidden
         flags = torch.ones_like(beside[:, :1]) if hidden is None else hidden.expand(len(beside), -1, -1, -1)
         return Start(x, left, concat=torch.cat([flags, beside], dim=1))
-    concat = model.unscaled(known) if extra else None
-    return Start(x, left, concat, None if hidden is None else (known, hidden))
+    keep = None if hidden is None else (known, hidden)
+    if extra == channels:
+        return Start(x, left, model.unscaled(known), keep, edit.image_guidance)
+    return Start(x, left, None, keep)
 
 
 def first_step(steps: int, strength: float) -> int:

@@ -40,7 +40,7 @@ from ldm_edu.checkpoint.parts import Weights, fill
 from ldm_edu.conditioning import ClassConditioner, Conditioning, TextConditioner
 from ldm_edu.config import Preset
 from ldm_edu.denoise import NetworkDenoiser
-from ldm_edu.editing import Edit, Start, begin
+from ldm_edu.editing import Edit, begin
 from ldm_edu.guidance import cfg, cfg2
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.clip import TextEncoder
@@ -239,7 +239,7 @@ class LatentDiffusion:
         self.check_tile(tile)
         autoencoder = self.autoencoder
         to_images = lambda z: autoencoder.decode(z.to(autoencoder.quant.weight)).float()  # noqa: E731
-        return piecewise(to_images, self.unscaled(latents), tile // self._factor).clamp(-1, 1)
+        return piecewise(to_images, self.unscaled(latents), tile // self.factor).clamp(-1, 1)
 
     def unscaled(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) as the autoencoder has them, before they were scaled to unit variance."""
@@ -249,7 +249,7 @@ class LatentDiffusion:
     @property
     def multiple(self) -> int:
         """Sides of a picture are multiples of this, which both networks together halve them by."""
-        return self._factor * self.unet.config.factor
+        return self.factor * self.unet.config.factor
 
     def latent_shape(self, size: int | tuple[int, int] | None = None) -> tuple[int, int, int]:
         """The shape (C, h, w) of the latents of a picture.
@@ -266,7 +266,7 @@ class LatentDiffusion:
         """
         size = self.preset.size if size is None else size
         height, width = (size, size) if isinstance(size, int) else size
-        factor, multiple = self._factor, self.multiple
+        factor, multiple = self.factor, self.multiple
         for side in (height, width):
             if side <= 0 or side % multiple:
                 near = sorted(
@@ -317,44 +317,31 @@ class LatentDiffusion:
         seeds = list(range(len(prompts)) if seeds is None else seeds)
         if len(prompts) not in (1, len(seeds)):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed a picture, and one prompt")
-        start = self._start(seeds, levels(self.schedule, steps, spacing), size, edit)
+        shape = self.latent_shape(edit.size if edit and size is None else size)
+        if edit and self.latent_shape(edit.size) != shape:
+            raise ValueError(f"a picture of {edit.size} cannot be drawn at size={size}; resize it, or leave size out")
+        noise = initial_noise(seeds, shape).to(self.device)
+        start = begin(edit, noise, levels(self.schedule, steps, spacing), self)
         cond, blank = self.condition(prompts), self.condition([negative])
         towards, away = (self.denoiser(each.beside(start.concat), start.levels) for each in (cond, blank))
-        if start.concat is not None and self._extra == start.x.shape[1]:
-            assert edit is not None
+        if start.concat is not None and start.image_guidance is not None:
             nothing = self.denoiser(blank.beside(torch.zeros_like(start.concat)), start.levels)
-            guided = cfg2(towards, away, nothing, guidance, edit.image_guidance)
+            guided = cfg2(towards, away, nothing, guidance, start.image_guidance)
         else:
             guided = cfg(towards, away, guidance) if len(cond) else towards
         return sampler(start.keep(guided), start.x, start.levels, rng=Rng(seeds))
 
-    def check_tile(self, tile: int) -> None:
-        """Raise `ValueError` if `encode` and `decode` could not go in tiles of that side, in pixels."""
-        if tile % self._factor or tile < 2 * self._factor:
-            raise ValueError(f"tile={tile} must be a multiple of {self._factor}, and at least {2 * self._factor}")
-
     @property
-    def _factor(self) -> int:
+    def factor(self) -> int:
         """How many pixels a latent pixel is wide."""
         return self.preset.autoencoder.factor if self.preset.autoencoder is not None else 1
 
     @property
-    def _extra(self) -> int:
-        """Channels that the U-Net takes beside the noisy sample's."""
+    def extra(self) -> int:
+        """Channels that the U-Net takes beside the noisy sample's: a mask, a picture (see `ldm_edu.editing`)."""
         return self.unet.config.in_channels - self.unet.config.out_channels
 
-    def _start(
-        self, seeds: Sequence[int], run: list[Level], size: int | tuple[int, int] | None, edit: Edit | None
-    ) -> Start:
-        """Pure noise; or an edit's start. A network trained to fill in masks draws by filling in the whole."""
-        shape = self.latent_shape(edit.size if edit and size is None else size)
-        noise = initial_noise(seeds, shape).to(self.device)
-        if edit is None and self._extra == shape[0] + 1:
-            edit = Edit(torch.zeros(1, 3, *(side * self._factor for side in shape[1:])), strength=1.0)
-        if edit is None:
-            if self._extra:
-                raise ValueError(f"{self.preset.name} edits pictures: give it one, edit=Edit(picture) or --init FILE")
-            return Start(noise, run)
-        if self.latent_shape(edit.size) != shape:
-            raise ValueError(f"a picture of {edit.size} cannot be drawn at size={size}; resize it, or leave size out")
-        return begin(edit, noise, run, self, self._extra)
+    def check_tile(self, tile: int) -> None:
+        """Raise `ValueError` if `encode` and `decode` could not go in tiles of that side, in pixels."""
+        if tile % self.factor or tile < 2 * self.factor:
+            raise ValueError(f"tile={tile} must be a multiple of {self.factor}, and at least {2 * self.factor}")

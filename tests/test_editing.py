@@ -190,7 +190,7 @@ def test_no_border_is_refused(border: dict[str, int]) -> None:
 
 def test_an_inpainting_network_sees_the_mask_and_what_is_left(filler: LatentDiffusion) -> None:
     picture, mask, noise = pictures(), half(), initial_noise([0, 1], (4, 8, 8))
-    start = begin(Edit(picture, mask=mask), noise, levels(filler.schedule, 4), filler, 5)
+    start = begin(Edit(picture, mask=mask), noise, levels(filler.schedule, 4), filler)
     assert start.concat is not None and start.concat.shape == (1, 5, 8, 8) and start.known is None
     assert torch.equal(start.concat[:, :1], latent_mask(mask, 2))
     torch.testing.assert_close(start.concat[:, 1:], filler.encode(picture * (1 - mask)))
