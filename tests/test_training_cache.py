@@ -63,6 +63,7 @@ def test_a_cache_holds_what_the_networks_give(tmp_path: Path, pictures: Captione
         assert torch.equal(cache.states(cache.captions(bucket, rows).tolist()), embed(captions))
     assert torch.equal(cache.states([BLANK]), embed([""]))
     assert cache.index.captions == 4  # each different one once
+    assert cache.words(2) == [pictures.captions[1], pictures.captions[2]]
 
 
 def test_caching_goes_on_where_it_was_killed(tmp_path: Path, pictures: CaptionedPictures) -> None:

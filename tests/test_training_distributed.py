@@ -118,7 +118,9 @@ def test_the_tolerance_tells_another_noise_apart(home: Path, alone: Path) -> Non
 
 def test_shares_of_the_weights_draw_the_same_curve_and_one_process_reads_them(home: Path, alone: Path) -> None:
     out = home / "fsdp"
-    run([*torchrun(2), *command(home, out, "--parallel", "fsdp", "--recompute", "--micro", "2", steps=8)])
+    told = ["--parallel", "fsdp", "--recompute", "--micro", "2", "--sheet-every", "8"]
+    run([*torchrun(2), *command(home, out, *told, steps=8)])
+    assert (out / "training" / "unet" / "sheet-000008.png").is_file()
     state = whole_states(out / "training" / "unet")[-1]
     halves = [_shapes(path) for path in sorted(state.glob("*.safetensors"))]
     assert len(halves) == 2 and all(half["module/unet/mid.0.res.conv1.weight"] == (32, 64, 3, 3) for half in halves)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from ldm_edu.training.recipes import UNetRecipe
 
+SHOWN = 8  # pictures on a sample sheet
+
 Way = Literal["ddp", "fsdp"]
 Precision = Literal["bf16", "fp32"]
 
@@ -32,6 +34,7 @@ class Scaled:
     precision: Precision = "bf16"
     recompute: bool = False
     wandb: bool = False
+    sheet_every: int = 0
 
 
 def train_on_data(
@@ -46,6 +49,7 @@ def train_on_data(
     from ldm_edu.training.scale import Share
     from ldm_edu.training.scale_run import How, cached, scale_run
     from ldm_edu.training.sharded import SHARDS
+    from ldm_edu.training.sheets import drawn, save_sheet
 
     chosen = runs.preset_named(preset)
     state = folder / "training" / "unet"
@@ -78,6 +82,11 @@ def train_on_data(
                 speed = {"pictures_per_second": recipe.batch / record.seconds}
                 accelerator.log(record.values | speed, step=record.step)
                 show(record.step, run.steps, f"loss {record.values['loss']:.4g}")
+                if options.sheet_every and record.step % options.sheet_every == 0:
+                    run.export()
+                    if accelerator.is_main_process:
+                        pictures = drawn(folder, cache.words(SHOWN), device=here)
+                        save_sheet(state / f"sheet-{record.step:06}.png", *pictures)
         run.export()
         if accelerator.is_main_process:
             typer.echo(f"{folder}: unet after {run.steps} steps", err=True)

@@ -62,7 +62,7 @@ def train(
     if data is not None:
         if network != "unet":
             raise ValueError(f"--data is for the unet, not for {network}; leave it out")
-        options = Scaled(data, parts, cache, size, micro, parallel, precision, recompute, wandb)
+        options = Scaled(data, parts, cache, size, micro, parallel, precision, recompute, wandb, sheet_every)
         recipe = _unet_recipe(preset, steps=steps, batch=batch, lr=lr, seed=seed)
         train_on_data(preset, recipe, folder, options, start=start, save_every=save_every)
         return
@@ -156,8 +156,6 @@ def _log(folder: Path) -> "Callable[[str, float, int], object]":
 
 def _sheet(network: Network, folder: Path, path: Path) -> None:
     """Pictures drawn, or decoded, by the model as it is now."""
-    from ldm_edu.pictures import save_png, sheet, to_pil
-    from ldm_edu.training.sheets import decoded, drawn
+    from ldm_edu.training.sheets import decoded, drawn, save_sheet
 
-    captions, images = drawn(folder) if network == "unet" else decoded(folder)
-    save_png(path, sheet([to_pil(image) for image in images], captions))
+    save_sheet(path, *(drawn(folder) if network == "unet" else decoded(folder)))

@@ -3,6 +3,7 @@
 A cache is a folder::
 
     index.json                    what it was made from, its buckets, the number of its captions
+    captions.json                 the captions
     pictures.safetensors          which picture is in which bucket, and which caption each has
     latents-512x512-00000.safetensors ...   float16, scaled to unit variance
     text-00000.safetensors ...              float16, one entry a different caption; the first is the blank one
@@ -93,6 +94,7 @@ def start_cache(
     tensors = {f"bucket-{place}": torch.tensor(members[bucket]) for place, bucket in enumerate(kept)}
     tensors["texts"] = torch.tensor(texts)
     index = Index(made_from, [sizes[b] for b in kept], [len(members[b]) for b in kept], len(places), shard)
+    atomic_write_text(folder / "captions.json", json.dumps(list(places), ensure_ascii=False) + "\n")
     atomic_write(folder / "pictures.safetensors", lambda beside: safetensors.torch.save_file(tensors, beside))
     atomic_write_text(path, json.dumps(asdict(index), indent=1) + "\n")
     return index
@@ -211,6 +213,11 @@ class Cache:
     def states(self, captions: Sequence[int]) -> Tensor:
         """Text states of some captions: (n, L, D), float32."""
         return self._rows("text", "states", captions)
+
+    def words(self, count: int) -> list[str]:
+        """The first captions but for the blank one, ``count`` at most; one blank where there are no others."""
+        captions: list[str] = json.loads((self.folder / "captions.json").read_text(encoding="utf-8"))
+        return captions[BLANK + 1 : count + 1] or [""]
 
     def _rows(self, stem: str, key: str, rows: Sequence[int]) -> Tensor:
         found = []

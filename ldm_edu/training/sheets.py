@@ -1,5 +1,6 @@
 """Sample sheets: what a model in training can do so far, always of the same captions and seeds."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from ldm_edu.checkpoint.io import load_into, load_preset, load_tensors
 from ldm_edu.latent_diffusion import LatentDiffusion
 from ldm_edu.models.autoencoder import AutoencoderKL
+from ldm_edu.pictures import save_png, sheet, to_pil
 from ldm_edu.training.sources import captioned_pictures
 
 COUNT = 16
@@ -29,16 +31,31 @@ def decoded(folder: Path) -> tuple[list[str], list[Tensor]]:
 
 
 @torch.no_grad()
-def drawn(folder: Path) -> tuple[list[str], list[Tensor]]:
-    """Captions and pictures drawn from them, 20 steps at guidance 4 (2 for classes)."""
-    model = LatentDiffusion.from_pretrained(folder)
+def drawn(
+    folder: Path, captions: Sequence[str] = (), *, device: torch.device | str = "cpu"
+) -> tuple[list[str], list[Tensor]]:
+    """Captions and pictures drawn from them, 20 steps at guidance 4 (2 for classes).
+
+    ``captions`` left out: those of the preset's own pictures.
+    """
+    model = LatentDiffusion.from_pretrained(folder, device=device)
     if model.preset.classes is not None:
         labels = [place % model.preset.classes for place in range(COUNT)]
         *_, last = model.generate(labels, seeds=list(range(COUNT)), steps=20, guidance=2.0)
         return [f"class {label}" for label in labels], list(model.decode(last.x))
-    captioned = captioned_pictures(model.preset, 1)
-    captions = [
-        captioned.captions[i] for i in captioned.starter[torch.linspace(0, len(captioned.starter) - 1, COUNT).long()]
-    ]
-    *_, last = model.generate(captions, seeds=list(range(COUNT)), steps=20, guidance=4.0)
-    return captions, list(model.decode(last.x))
+    if not captions:
+        own = captioned_pictures(model.preset, 1)
+        captions = [own.captions[i] for i in own.starter[torch.linspace(0, len(own.starter) - 1, COUNT).long()]]
+    *_, last = model.generate(captions, seeds=range(len(captions)), steps=20, guidance=4.0)
+    return list(captions), list(model.decode(last.x))
+
+
+def save_sheet(path: Path, captions: Sequence[str], images: Sequence[Tensor]) -> None:
+    """Pictures (3, H, W) under one another's captions, as a PNG.
+
+    Raises
+    ------
+    SaveError
+        if the disk refuses.
+    """
+    save_png(path, sheet([to_pil(image) for image in images], captions))
