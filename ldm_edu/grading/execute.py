@@ -5,6 +5,8 @@ again in a new one: what it costs is its own item.
 """
 
 import logging
+import secrets
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -14,14 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import zmq
+from jupyter_client.asynchronous.client import AsyncKernelClient
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from ldm_edu.grading.collect import read
 from ldm_edu.grading.guard import Outcome
 from ldm_edu.grading.item import Item
+from ldm_edu.grading.parcel import pack
+from ldm_edu.grading.processes import counted
 
 KEPT = 2000  # characters of an error message
+MESSAGE = 16 * 2**20  # bytes of one message from a kernel; at a longer one the connection ends
 
 
 @dataclass(frozen=True)
@@ -38,16 +45,27 @@ class Limits:
 class Collected:
     """``outcomes`` of the answers that could be called; for the others, ``trouble`` says why not.
 
+    ``disturbed`` : items whose answer did not stop the kernel, and yet could not be called.
     ``errors`` : what code cells raised, by their place in the notebook.
     """
 
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
     trouble: dict[str, str] = field(default_factory=dict)
+    disturbed: set[str] = field(default_factory=set)
     errors: dict[int, str] = field(default_factory=dict)
 
 
 class _Stopped(Exception):  # noqa: N818 (the kernel has gone; the words say why)
     pass
+
+
+class _Client(AsyncKernelClient):
+    """A client that takes no message larger than `MESSAGE`."""
+
+    def _context_default(self) -> Any:
+        context = super()._context_default()
+        context.setsockopt(zmq.MAXMSGSIZE, MESSAGE)
+        return context
 
 
 def run(cells: Sequence[tuple[int, str]], items: Sequence[Item], limits: Limits) -> Collected:
@@ -84,29 +102,37 @@ def run(cells: Sequence[tuple[int, str]], items: Sequence[Item], limits: Limits)
 
 
 def _collect(item: Item, execute: Any, folder: Path, limits: Limits, done: Collected) -> None:
-    path = folder / f"{item.grade_id}.pt"
-    path.unlink(missing_ok=True)
-    call = f"from ldm_edu.grading.collect import collect as _c; _c({item.id!r}, globals(), {str(path)!r})"
-    error = execute(call, limits.answer)
+    # Names that a notebook cannot know: it has no file of its own ready in their place.
+    inputs, outcomes = (folder / f"{secrets.token_hex(8)}.{kind}" for kind in ("inputs", "outcomes"))
+    inputs.write_bytes(pack([case.args for case in item.cases()]))
+    call = f"_c.collect({item.name!r}, globals(), {str(inputs)!r}, {str(outcomes)!r})"
+    error = execute(f"import ldm_edu.grading.collect as _c; {call}", limits.answer)
     try:
-        done.outcomes[item.id] = read(path)
+        done.outcomes[item.id] = read(outcomes)
     except ValueError as missing:
         done.trouble[item.id] = error or str(missing)
+        done.disturbed.add(item.id)
 
 
 @contextmanager
 def _kernel(folder: Path, limits: Limits) -> Iterator[Any]:
     """A new kernel in ``folder``; gives a function that executes a source and returns what it raised, or ""."""
     notebook = nbformat.v4.new_notebook()
-    logging.getLogger("traitlets").setLevel(logging.CRITICAL)  # nbclient would report every cell that fails
+    for name in ("traitlets", "asyncio"):  # nbclient would report every cell that fails, and what it left waiting
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     client = NotebookClient(
         notebook,
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
         store_widget_state=False,
         shutdown_kernel="immediate",
-        extra_arguments=["--log-level=CRITICAL", f"--IPKernelApp.outstream_class={__package__}.stream.CappedStream"],
+        extra_arguments=[
+            "--log-level=CRITICAL",
+            "--InteractiveShell.ast_node_interactivity=none",  # the value of a cell's last line is not shown
+            f"--IPKernelApp.outstream_class={__package__}.stream.CappedStream",
+        ],
     )
+    client.create_kernel_manager().client_factory = _Client
 
     def execute(source: str, seconds: float) -> str:
         cell = nbformat.v4.new_code_cell(source)
@@ -121,11 +147,20 @@ def _kernel(folder: Path, limits: Limits) -> Iterator[Any]:
                 f"it ran for more than {seconds:.0f} seconds and was stopped: is there an endless loop?"
             ) from None
         except DeadKernelError:
+            if crowded.is_set():
+                raise _Stopped("it started one process after the other, and was stopped") from None
             raise _Stopped("it ended the whole notebook (an exit, or no memory left)") from None
         return ""
 
-    with client.setup_kernel():
-        prepare = f"from ldm_edu.grading.collect import limit as _l; _l({limits.memory}); del _l"
+    unseen = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # what passes by Python's own streams
+    with client.setup_kernel(**unseen), counted(_process(client)) as crowded:
+        prepare = f"import ldm_edu.grading.collect as _c; _c.prepare({limits.memory}); del _c"
         if error := execute(prepare, 120.0):
             raise RuntimeError(f"the grader's own kernel does not work: {error}")
         yield execute
+
+
+def _process(client: NotebookClient) -> int:
+    """The number of a running kernel's process."""
+    manager: Any = client.km
+    return int(manager.provisioner.pid)

@@ -30,20 +30,29 @@ class Outcome:
     changed: bool = False
 
 
-def run(function: Any, args: tuple[Any, ...], *, ours: bool = False) -> Outcome:
+def as_it_is(value: Any) -> Any:
+    """The value."""
+    return value
+
+
+def run(
+    function: Any, args: tuple[Any, ...], *, ours: bool = False, finish: Callable[[Any], Any] = as_it_is
+) -> Outcome:
     """Call ``function`` on copies of ``args``; whatever it raises becomes part of the outcome.
 
     An answer that is no function, a number say, is its own outcome. ``ours``: an answer of the course, which is not
-    watched for what it calls.
+    watched for what it calls. ``finish`` is applied to what came, under the same watch: a value may be lazy.
     """
     if not callable(function):
-        return Outcome(value=function)
+        return Outcome(value=finish(function))
     given = tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
     borrowed: dict[str, None] = {}
-    watch = nullcontext() if ours else watched(borrowed, {a.__code__ for a in args if hasattr(a, "__code__")})
+    watch = (
+        nullcontext() if ours else watched(borrowed, {a.__code__ for a in (finish, *args) if hasattr(a, "__code__")})
+    )
     try:
         with torch.random.fork_rng(devices=[]), watch:
-            value = function(*given)
+            value = finish(function(*given))
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise

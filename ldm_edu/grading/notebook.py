@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm_edu.grading.execute import Limits, run
+from ldm_edu.grading.execute import Collected, Limits, run
 from ldm_edu.grading.item import Item
 from ldm_edu.grading.items import ITEMS
 from ldm_edu.grading.scan import complaints
@@ -50,6 +50,10 @@ def grade(path: Path, limits: Limits | None = None) -> Graded:
     remarks = [f"cell {place + 1} was not run: {found[0]}" for place, found in tampered.items()]
     code = [(c.place, c.source) for c in cells if not c.checks and c.place not in tampered]
     collected = run(code, items, limits or Limits())
+    for item in _disturbed(items, cells, collected):
+        others = {cell.place for cell in cells if cell.grade_id and cell.grade_id != item.grade_id}
+        alone = run([(place, source) for place, source in code if place not in others], [item], limits or Limits())
+        collected.outcomes |= alone.outcomes
     verdicts = []
     for item in items:
         places = [cell.place for cell in cells if cell.grade_id == item.grade_id]
@@ -62,6 +66,12 @@ def grade(path: Path, limits: Limits | None = None) -> Graded:
     solutions = {cell.place for cell in cells if cell.grade_id}
     remarks += [f"cell {p + 1} raised {e}" for p, e in sorted(collected.errors.items()) if p not in solutions]
     return Graded(path, tuple(verdicts), tuple(remarks))
+
+
+def _disturbed(items: Sequence[Item], cells: Sequence[_Cell], collected: Collected) -> list[Item]:
+    """Items whose own cell ran, but whose answer could not be called: another item's cell may be why."""
+    quiet = {cell.grade_id for cell in cells if cell.grade_id and cell.place not in collected.errors}
+    return [item for item in items if item.id in collected.disturbed and item.grade_id in quiet]
 
 
 def _missing(item: Item, places: Sequence[int], errors: dict[int, str], trouble: str) -> Verdict:

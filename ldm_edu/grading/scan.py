@@ -12,6 +12,7 @@ TOOLS = frozenset(
     )
 )
 BUILTINS = frozenset(("exec", "eval", "compile"))  # as names only: a network has a method `eval` too
+MODULES = frozenset(("builtins", "ctypes", "_posixsubprocess", "runpy"))  # lead round what is refused, or under it
 PUBLIC = ("check", "hint")
 
 
@@ -38,6 +39,8 @@ def _findings(tree: ast.AST, modules: set[str]) -> Iterator[tuple[ast.stmt | ast
                 yield node, "only `check` and `hint` are imported from ldm_edu.grading"
         elif isinstance(node, ast.Import) and any(a.name.startswith("ldm_edu.grading") for a in node.names):
             yield node, "only `check` and `hint` are imported from ldm_edu.grading"
+        elif isinstance(node, ast.Import | ast.ImportFrom) and (unwanted := _modules(node) & MODULES):
+            yield node, f"`{min(unwanted)}` is not needed for any item"
         elif isinstance(node, ast.Attribute) and node.attr == "grading":
             yield node, "it reaches into ldm_edu.grading"
         elif isinstance(node, ast.Name | ast.Attribute) and (
@@ -56,6 +59,11 @@ def _findings(tree: ast.AST, modules: set[str]) -> Iterator[tuple[ast.stmt | ast
                 for a in node.args[:1]
                 if _root(a) in modules
             )
+
+
+def _modules(node: ast.Import | ast.ImportFrom) -> set[str]:
+    names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+    return {name.split(".")[0] for name in names}
 
 
 def _targets(node: ast.Assign | ast.AugAssign | ast.Delete | ast.AnnAssign) -> list[ast.expr]:

@@ -37,14 +37,13 @@ def judge(item: Item, got: Sequence[Outcome]) -> Verdict:
     cases = item.cases()
     if len(got) != len(cases):
         return Verdict(item, False, f"{len(got)} of {len(cases)} inputs were answered")
+    if borrowed := next((b for o in got if (b := _borrowed(o))), ()):
+        names = ", ".join(borrowed[:2])
+        return Verdict(item, False, f"it calls {names}; this item asks you to write that yourself, with torch alone")
     if any(o.error.startswith("NotImplementedError") for o in got) or all(_missing(o) for o in got):
         return Verdict(item, False, f"not started: `{item.name}` is still to be written", started=False)
     wanted = outcomes(item, item.answer, ours=True)
     complaints = [_complaint(item, g, w) for g, w in zip(got, wanted, strict=True)]
-    borrowed = next((o.borrowed for o in got if o.borrowed), ())
-    if borrowed:
-        names = ", ".join(borrowed[:2])
-        return Verdict(item, False, f"it calls {names}; this item asks you to write that yourself, with torch alone")
     wrong = next((place for place, complaint in enumerate(complaints) if complaint), None)
     if item.kind == "investigate":  # what came, but not what was expected: that would be the answer
         return Verdict(
@@ -57,6 +56,11 @@ def judge(item: Item, got: Sequence[Outcome]) -> Verdict:
 
 def _missing(outcome: Outcome) -> bool:
     return outcome.value is Ellipsis or (outcome.value is None and not outcome.error)
+
+
+def _borrowed(outcome: Outcome) -> tuple[str, ...]:
+    kind, _, name = outcome.error.partition(": ")
+    return outcome.borrowed or ((name,) if kind == "BorrowedError" else ())
 
 
 def _complaint(item: Item, got: Outcome, wanted: Outcome) -> str | None:
