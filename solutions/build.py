@@ -43,7 +43,8 @@ def master(text: Path) -> Any:
         marks = dict(cell.metadata)
         cell.metadata = {}
         if "item" in marks:
-            cell.source = f"{heading(ITEMS[marks['item']])}\n\n{cell.source}"
+            item = ITEMS[marks["item"]]
+            cell.source = f"{heading(item)}\n\n{cell.source}\n\n*Why it matters.* {item.why}"
         cells.append(cell)
         if "solution" in marks:
             item = ITEMS[marks["solution"]]
@@ -112,11 +113,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build the exercises from their solutions.")
     parser.add_argument("--check", action="store_true", help="write nothing; status 1 if a file is not up to date")
     check = parser.parse_args().check
-    stale = [p for p, text in wanted().items() if not p.is_file() or p.read_text(encoding="utf-8") != text]
+    files = wanted()
+    stale = [p for p, text in files.items() if not p.is_file() or p.read_text(encoding="utf-8") != text]
     for path in stale:
         if not check:
             EXERCISES.mkdir(exist_ok=True)
-            atomic_write_text(path, wanted()[path])
+            atomic_write_text(path, files[path])
         print(f"{path.parent.name}/{path.name}: {'not up to date' if check else 'written'}")
     sys.exit(bool(stale) and check)
 

@@ -1,7 +1,10 @@
 """Every item: right answers pass, a stub is only not started, and each wrong answer gets its own diagnosis."""
 
 import inspect
+import math
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from ldm_edu.grading.item import Item, Mistake
 from ldm_edu.grading.items import ITEMS
 from ldm_edu.grading.verdict import Verdict, judge, outcomes
 
+ROOT = Path(__file__).resolve().parent.parent
 ALL = list(ITEMS.values())
 WRONG = [(item, mistake) for item in ALL for mistake in item.mistakes]
 OTHERS = [(item, name) for item in ALL for name in item.others]
@@ -70,7 +74,7 @@ def test_an_item_is_complete(item: Item) -> None:
     assert 2 <= item.minutes <= 40
     assert 3 <= len(item.mistakes) <= 6
     assert len(item.others) >= 2
-    texts = [*item.hints, *(mistake.diagnosis for mistake in item.mistakes)]
+    texts = [item.why, *item.hints, *(mistake.diagnosis for mistake in item.mistakes)]
     assert len(set(texts)) == len(texts)
     assert all(text[-1] in ".?`" and len(text) > 15 for text in texts), texts
     if item.kind != "investigate":
@@ -133,10 +137,16 @@ def test_writing_into_the_input_is_seen() -> None:
         ((1.0, 3.0), (1.0, 2.0), "thing 2 of 2"),
         ({"a": 1}, {"b": 1}, "the keys b"),
         ("no", "yes", "another word"),
+        (torch.ones(2), torch.tensor([1.0, math.inf]), "inf was expected, 1 came"),
+        (torch.tensor([1.0, -math.inf]), torch.tensor([1.0, math.inf]), "inf was expected, -inf came"),
     ],
 )
 def test_a_difference_is_said_in_words(got: object, wanted: object, words: str) -> None:
     assert words in str(difference(got, wanted, 1e-3))
+
+
+def test_infinities_that_agree_are_no_difference() -> None:
+    assert difference(torch.tensor([1.0, math.inf]), torch.tensor([1.0, math.inf]), 1e-3) is None
 
 
 @pytest.mark.parametrize("got", [torch.ones(2), torch.ones(2).double(), torch.ones(2).int(), torch.ones(2).numpy()])
@@ -157,3 +167,12 @@ def test_an_investigation_does_not_give_its_answer_away() -> None:
 
 def test_a_wrong_number_of_outcomes_is_no_answer() -> None:
     assert not judge(ITEMS["01.q_sample"], [Outcome(torch.ones(1))]).passed
+
+
+def test_every_known_answer_is_counted_and_told_apart() -> None:
+    command = [sys.executable, str(ROOT / "solutions" / "count.py")]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout.splitlines()
+    table = [line for line in said if line.startswith("|")]
+    right, passed, wrong, diagnosed = (int(cell) for cell in table[-1].split("|")[5:9])
+    assert (passed, diagnosed) == (right, wrong)
+    assert "\n".join(table) in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), "solutions/count.py --write"

@@ -166,7 +166,6 @@ SPAWN = (
         ("import subprocess\nsubprocess.run(['true'])", "not allowed while grading"),
         (SPAWN, "started one process after the other"),
         ("for _ in range(1000):\n    print('x' * 1_000_000)", "printed"),
-        ("import os\nfor _ in range(1024):\n    os.write(1, b'x' * 2**20)", "endless loop"),
         ("raise ValueError('x' * 10**9)", "endless loop"),  # the message is refused, and so it seems never to end
     ],
 )
@@ -180,6 +179,7 @@ def test_a_cell_of_the_learners_own_costs_nothing(first: str, words: str, tmp_pa
     "shown",
     [
         "'x' * 10**9",
+        "import os\nfor _ in range(1024):\n    os.write(1, b'x' * 2**20)",
         "from IPython.display import HTML, display\nfor _ in range(20):\n    display(HTML('x' * 50_000_000))",
     ],
 )

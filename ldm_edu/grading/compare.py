@@ -13,6 +13,8 @@ SHOWN = 4  # numbers of a tensor in a message
 def difference(got: Any, wanted: Any, rtol: float) -> str | None:
     """What is wrong with ``got``, in words, or None where it equals ``wanted`` up to ``rtol`` of its largest value.
 
+    Tensors that differ are shown on lines of their own.
+
     Numbers, NumPy arrays and tensors of any type are compared as numbers; sequences and mappings part by part.
     """
     if isinstance(wanted, str):
@@ -36,7 +38,8 @@ def difference(got: Any, wanted: Any, rtol: float) -> str | None:
 def _numbers(values: Tensor, expected: Tensor, rtol: float) -> str | None:
     if expected.numel() == 0:
         return None
-    scale = max(float(expected.abs().max()), 1e-12)
+    size = expected.abs().nan_to_num(nan=0.0, posinf=0.0)  # an infinite one would let anything pass
+    scale = max(float(size.max()), 1e-12)
     error = (values - expected).abs().nan_to_num(nan=math.inf)
     error[values == expected] = 0.0  # infinities that agree
     if float(error.max()) <= rtol * scale:
@@ -45,8 +48,9 @@ def _numbers(values: Tensor, expected: Tensor, rtol: float) -> str | None:
         return f"expected {number(expected)}, got {number(values)}"
     place = tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
     return (
-        f"expected {listed(expected)}, got {listed(values)}; they differ most at {list(place)}: "
-        f"{number(expected[place])} was expected, {number(values[place])} came"
+        f"expected {listed(expected)}\n"
+        f"got {listed(values)}\n"
+        f"they differ most at {list(place)}: {number(expected[place])} was expected, {number(values[place])} came"
     )
 
 

@@ -18,6 +18,13 @@ class CheckFailed(AssertionError):  # noqa: N818 (what learners and nbgrader see
         return [str(self)]
 
 
+class NoItemError(ValueError):
+    """There is no item of that name. Jupyter shows its one line, without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
+
+
 @dataclass(frozen=True)
 class Panel:
     """A few lines with a heading: a coloured box in a notebook, plain text elsewhere."""
@@ -50,7 +57,7 @@ def check(item_id: str, answer: object) -> None:
     ------
     CheckFailed
         if it is not right yet.
-    ValueError
+    NoItemError
         if there is no such item, naming those of the lesson.
     """
     item = find(item_id)
@@ -66,7 +73,7 @@ def hint(item_id: str) -> Panel:
 
     Raises
     ------
-    ValueError
+    NoItemError
         if there is no such item.
     """
     item = find(item_id)
@@ -85,7 +92,7 @@ def panel(verdict: Verdict) -> Panel:
         return Panel("✓", f"{item.id} passed, {points}", (verdict.message,), GREEN)
     if not verdict.started:
         return Panel("○", f"{item.id}, {points}", (verdict.message, f'`hint("{item.id}")` opens a first hint'), GREY)
-    lines = (verdict.message, verdict.diagnosis) if verdict.diagnosis else (verdict.message,)
+    lines = (*filter(None, [verdict.diagnosis]), *verdict.message.split("\n"))  # what helps most comes first
     return Panel("✗", f"{item.id} is not right yet, {points}", lines, ORANGE)
 
 
@@ -94,12 +101,12 @@ def find(item_id: str) -> Item:
 
     Raises
     ------
-    ValueError
+    NoItemError
         if there is none.
     """
     if item_id not in ITEMS:
         near = [name for name in ITEMS if name[:2] == str(item_id)[:2]] or sorted({name[:2] for name in ITEMS})
-        raise ValueError(f"there is no item {item_id!r}; there are {', '.join(near)}")
+        raise NoItemError(f"there is no item {item_id!r}; there are {', '.join(near)}")
     return ITEMS[item_id]
 
 

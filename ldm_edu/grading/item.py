@@ -37,7 +37,7 @@ class Item:
     Parameters
     ----------
     id : "LESSON.NAME"; the learner's function, or value, has that name.
-    title, kind, points, difficulty (1 to 3), minutes : as the notebook shows them.
+    title, why (it matters), kind, points, difficulty (1 to 3), minutes : as the notebook shows them.
     answer : the right answer: a function, or for an investigation a number or a word.
     cases : the inputs, the same at every call; an investigation has none.
     mistakes : 3 to 6 of them, told apart by the cases.
@@ -48,6 +48,7 @@ class Item:
 
     id: str
     title: str
+    why: str
     kind: Kind
     points: int
     difficulty: int

@@ -33,8 +33,8 @@ def mark(verdict: Verdict) -> str:
 
 
 def advice(verdict: Verdict) -> str:
-    """The diagnosis where there is one, else the message."""
-    return verdict.diagnosis or verdict.message
+    """The diagnosis where there is one, else the message, on one line."""
+    return verdict.diagnosis or "; ".join(verdict.message.split("\n"))
 
 
 def as_json(graded: Sequence[Graded]) -> dict[str, Any]:

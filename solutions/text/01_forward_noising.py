@@ -30,8 +30,6 @@ from ldm_edu.grading import check, hint
 # In step `t` a chain of noising steps keeps the share `1 - beta[t]` of the picture's variance. Write the function that
 # returns `alpha_bar`, the share that is left after each step, for betas that rise linearly from `beta_start` to
 # `beta_end`, both ends included (Ho et al. 2020, section 2 and equation 4).
-#
-# Everything else in the course is looked up in this one line of numbers.
 
 
 # %% solution="01.alpha_bar"
@@ -57,8 +55,7 @@ def one_step(x: Tensor, eps: Tensor, beta: float) -> Tensor:
 
 
 # %% [markdown] item="01.q_sample"
-# All steps up to a time at once (Ho et al. 2020, equation 4): the line with which every training step of every
-# diffusion model begins. Each picture of the batch has its own noise level.
+# All steps up to a time at once (Ho et al. 2020, equation 4). Each picture of the batch has its own noise level.
 
 
 # %% solution="01.q_sample"
@@ -84,8 +81,7 @@ def snr(alpha_bar: Tensor) -> Tensor:
 
 
 # %% [markdown] item="01.recover_x0"
-# A network that has guessed the noise in `x_t` has guessed the picture too. Write the way back (Ho et al. 2020, below
-# equation 8): it is how samplers turn a prediction of `eps` into an estimate of the clean picture.
+# Write the way back, from a noisy sample and the noise in it to the clean picture (Ho et al. 2020, below equation 8).
 
 
 # %% solution="01.recover_x0"

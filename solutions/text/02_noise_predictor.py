@@ -134,7 +134,7 @@ silent_loss = float(torch.randn(1_000_000, generator=torch.Generator().manual_se
 # %% [markdown] item="02.x0_error"
 # At index 999 of Stable Diffusion's schedule (1000 steps, sqrt(beta) linear from sqrt(0.00085) to sqrt(0.012)) a network
 # predicts the noise with a root mean squared error of 0.1. How large is the error of the picture it implies? Guess
-# first: it is the reason why models predict `v`.
+# first.
 
 # %% solution="02.x0_error"
 x0_error = ...

@@ -62,7 +62,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 # %% [markdown] item="05.cross_attention"
-# How words reach the picture (Rombach et al. 2022, section 3.3): every pixel of a feature map asks, the tokens of the
+# Cross-attention (Rombach et al. 2022, section 3.3): every pixel of a feature map asks, the tokens of the
 # prompt answer. The three matrices are given, without biases; return the heads side by side, before any output matrix.
 
 

@@ -129,8 +129,7 @@ order = math.log2(0.0803 / 0.0050) / 2
 ### END SOLUTION
 
 # %% [markdown] item="07.evaluations"
-# Compare samplers by what they cost: by evaluations of the network, not by steps. How many does Heun's method make in 20
-# steps, if the last of them leads to sigma = 0?
+# How many evaluations of the network does Heun's method make in 20 steps, if the last of them leads to sigma = 0?
 
 # %% solution="07.evaluations"
 evaluations = ...

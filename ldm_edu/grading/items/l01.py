@@ -55,6 +55,7 @@ def roots_of_betas(steps: int, beta_start: float, beta_end: float) -> Tensor:
 ALPHA_BAR = Item(
     "01.alpha_bar",
     title="How much of the picture is left",
+    why="Training, sampling and every schedule you will compare look up their noise level in this one line of numbers.",
     kind="implement",
     points=3,
     difficulty=1,
@@ -105,6 +106,7 @@ def one_step_in_float64(x: Tensor, eps: Tensor, beta: float) -> Tensor:
 ONE_STEP = Item(
     "01.one_step",
     title="One step of the chain",
+    why="If the variance drifted, the network would meet inputs of another size at every time.",
     kind="implement",
     points=2,
     difficulty=1,
@@ -168,6 +170,7 @@ def _weighted(x0: Tensor, eps: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
 Q_SAMPLE = Item(
     "01.q_sample",
     title="Any amount of noise in one line",
+    why="Every training step of every diffusion model begins with this line; without it one would walk the chain.",
     kind="implement",
     points=4,
     difficulty=2,
@@ -224,6 +227,7 @@ def snr(alpha_bar: Tensor) -> Tensor:
 SNR = Item(
     "01.snr",
     title="The signal-to-noise ratio",
+    why="Two schedules that look different can be the same one in this number; loss weights and samplers use it too.",
     kind="implement",
     points=2,
     difficulty=1,
@@ -260,6 +264,7 @@ def recover_x0(x_t: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:
 RECOVER_X0 = Item(
     "01.recover_x0",
     title="The way back, if the noise is known",
+    why="A network that has guessed the noise has guessed the picture; every sampler takes this step.",
     kind="implement",
     points=3,
     difficulty=1,
@@ -313,6 +318,7 @@ def scaled_linear_unsquared(steps: int, beta_start: float, beta_end: float) -> T
 SCALED_LINEAR = Item(
     "01.scaled_linear",
     title="Find the mistake: Stable Diffusion's schedule",
+    why="With the other schedule, published weights still run, and draw grey mush: nothing warns you.",
     kind="debug",
     points=3,
     difficulty=2,
@@ -347,6 +353,7 @@ SCALED_LINEAR = Item(
 EVEN_TIME = Item(
     "01.even_time",
     title="When is half of it noise?",
+    why="It tells at which of its 1000 times a model decides on shapes, and at which it only polishes.",
     kind="investigate",
     points=3,
     difficulty=2,
@@ -377,6 +384,7 @@ _LEFT = float(snr(scaled_linear(*SD)[-1]))
 LEFT_AT_THE_END = Item(
     "01.left_at_the_end",
     title="What is left when all should be noise",
+    why="What is left tells the network the picture's mean brightness: why it never draws a black night.",
     kind="investigate",
     points=3,
     difficulty=2,

@@ -39,6 +39,7 @@ def _angles(t: Tensor, width: int) -> Tensor:
 TIME_EMBEDDING = Item(
     "02.time_embedding",
     title="A number as a vector",
+    why="It is how nearly all diffusion models are told the time; published weights need it in just this order.",
     kind="implement",
     points=4,
     difficulty=2,
@@ -121,6 +122,7 @@ def a_network(x: Tensor, t: Tensor) -> Tensor:
 NOISE_LOSS = Item(
     "02.noise_loss",
     title="The loss of a training step",
+    why="The loss of every model in this course, and of Stable Diffusion, is this one.",
     kind="implement",
     points=4,
     difficulty=2,
@@ -187,6 +189,7 @@ def _pair() -> list[Case]:
 V_TARGET = Item(
     "02.v_target",
     title="Predict v instead",
+    why="A model trained on it can start from noise alone and needs few steps; Stable Diffusion 2 is one.",
     kind="implement",
     points=2,
     difficulty=2,
@@ -231,6 +234,7 @@ def x0_from_v(x_t: Tensor, v: Tensor, alpha_bar: float) -> Tensor:
 X0_FROM_V = Item(
     "02.x0_from_v",
     title="From v back to the picture",
+    why="A sampler wants a picture, whatever the network was trained to predict.",
     kind="implement",
     points=2,
     difficulty=2,
@@ -285,6 +289,7 @@ def _posterior_of(
 POSTERIOR = Item(
     "02.posterior",
     title="One step back, if the picture were known",
+    why="It is the step that DDPM sampling repeats a thousand times, and the source of every faster one.",
     kind="implement",
     points=5,
     difficulty=3,
@@ -346,6 +351,7 @@ def add_time(h: Tensor, shift: Tensor) -> Tensor:
 ADD_TIME = Item(
     "02.add_time",
     title="Find the mistake: pictures that talk to each other",
+    why="A mistake that mixes a batch hides in training: the loss still falls. Only a test with two pictures shows it.",
     kind="debug",
     points=3,
     difficulty=2,
@@ -386,6 +392,7 @@ ADD_TIME = Item(
 SILENT_LOSS = Item(
     "02.silent_loss",
     title="The loss of a network that says nothing",
+    why="Is 0.9 a good loss? You need the number that a network gets for knowing nothing.",
     kind="investigate",
     points=2,
     difficulty=1,
@@ -411,6 +418,7 @@ _LAST = float((1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.fl
 X0_ERROR = Item(
     "02.x0_error",
     title="A small error of the noise, a large one of the picture",
+    why="It is the reason why many models predict v or x0, and why the first steps of a sampler look wild.",
     kind="investigate",
     points=3,
     difficulty=3,

@@ -32,6 +32,7 @@ def _posteriors() -> list[Case]:
 KL = Item(
     "03.kl",
     title="The price of a latent",
+    why="Without this term latents spread without bound, and there is nothing that a diffusion model could start from.",
     kind="implement",
     points=4,
     difficulty=2,
@@ -80,6 +81,7 @@ def sample(mean: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
 SAMPLE = Item(
     "03.sample",
     title="A sample that gradients pass through",
+    why="Gradients have to reach the encoder through a random draw; this trick is what made such models trainable.",
     kind="implement",
     points=2,
     difficulty=1,
@@ -113,6 +115,7 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 PSNR = Item(
     "03.psnr",
     title="How far is the decoded picture?",
+    why="It is the ceiling of everything built on the latents: no diffusion model draws what the decoder cannot.",
     kind="implement",
     points=3,
     difficulty=2,
@@ -163,6 +166,7 @@ def scale_factor(latents: Tensor) -> Tensor:
 SCALE_FACTOR = Item(
     "03.scale_factor",
     title="Where 0.18215 comes from",
+    why="Without this number the noise is too weak, or too strong, at every time of the schedule.",
     kind="implement",
     points=2,
     difficulty=1,
@@ -203,6 +207,7 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
 HINGE_LOSS = Item(
     "03.hinge_loss",
     title="What the discriminator learns",
+    why="Squared errors alone give blurred pictures; the discriminator is what makes them sharp.",
     kind="implement",
     points=3,
     difficulty=2,
@@ -260,6 +265,7 @@ def decode(decoder: Network, latents: Tensor, scale: float, shift: float) -> Ten
 DECODE = Item(
     "03.decode",
     title="Find the mistake: washed-out pictures",
+    why="An easy mistake with Stable Diffusion's weights, and no error message tells you of it.",
     kind="debug",
     points=3,
     difficulty=2,
@@ -297,6 +303,7 @@ DECODE = Item(
 COMPRESSION = Item(
     "03.compression",
     title="Forty-eight times smaller?",
+    why="It is where the speed of latent diffusion comes from, and what the decoder has to make up again.",
     kind="investigate",
     points=2,
     difficulty=1,
@@ -321,6 +328,7 @@ _FLAT = 10 * math.log10(4 / (2 / math.sqrt(12)) ** 2)
 UNIFORM_PSNR = Item(
     "03.grey_psnr",
     title="The decibels of a grey guess",
+    why="A scale needs a zero: below this number, a decoder is worse than none.",
     kind="investigate",
     points=3,
     difficulty=2,

@@ -15,6 +15,7 @@ def to_unit(z: Tensor, scale: float, shift: float) -> Tensor:
 TO_UNIT = Item(
     "04.to_unit",
     title="Latents for a diffusion model",
+    why="The noise has variance 1; data of another size would be drowned too late or too early.",
     kind="implement",
     points=2,
     difficulty=1,
@@ -55,6 +56,7 @@ def times(u: Tensor, steps: int) -> Tensor:
 TIMES = Item(
     "04.times",
     title="Times spread over the batch",
+    why="A steadier loss for free: the same expectation, less variance, one line.",
     kind="implement",
     points=3,
     difficulty=2,
@@ -103,6 +105,7 @@ def ema(average: Tensor, weights: Tensor, decay: float) -> Tensor:
 EMA = Item(
     "04.ema",
     title="The calmer copy",
+    why="Samples of the average look better than samples of the last weights; it is what is published.",
     kind="implement",
     points=2,
     difficulty=1,
@@ -136,6 +139,7 @@ def weight(snr: Tensor, gamma: float) -> Tensor:
 WEIGHT = Item(
     "04.weight",
     title="Which noise levels count",
+    why="With it, its authors report, training converges 3.4 times as fast.",
     kind="implement",
     points=3,
     difficulty=2,
@@ -170,6 +174,7 @@ def cached(latents: Tensor, rows: Tensor, eps: Tensor, alpha_bar: Tensor) -> Ten
 CACHED = Item(
     "04.cached",
     title="Find the mistake: latents that decay",
+    why="Caching latents saves an encoder run a picture; writing into the cache spoils all later epochs, silently.",
     kind="debug",
     points=3,
     difficulty=2,
@@ -222,6 +227,7 @@ CACHED = Item(
 CONVOLUTIONS = Item(
     "04.convolutions",
     title="What a convolution saves",
+    why="It is the economic argument of the whole paper, in one division.",
     kind="investigate",
     points=2,
     difficulty=1,
@@ -243,6 +249,7 @@ CONVOLUTIONS = Item(
 ATTENTION = Item(
     "04.attention",
     title="What attention saves",
+    why="It is why attention over pixels was out of reach and attention over latents is not.",
     kind="investigate",
     points=3,
     difficulty=2,

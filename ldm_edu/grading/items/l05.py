@@ -77,6 +77,7 @@ def merge_and_keep(parts: list[str], pair: Pair) -> list[str]:
 MERGE = Item(
     "05.merge",
     title="One merge of byte-pair encoding",
+    why="Whether 'colour' is one token or three decides what the text encoder can know of it.",
     kind="implement",
     points=4,
     difficulty=2,
@@ -144,6 +145,7 @@ def _over_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 CAUSAL_ATTENTION = Item(
     "05.causal_attention",
     title="Nobody reads ahead",
+    why="With a wrong mask it trains and even seems to work, and published weights give other states.",
     kind="implement",
     points=5,
     difficulty=3,
@@ -229,6 +231,7 @@ def _cross(
 CROSS_ATTENTION = Item(
     "05.cross_attention",
     title="Pixels ask, words answer",
+    why="It is the only way by which a prompt reaches the picture.",
     kind="implement",
     points=5,
     difficulty=3,
@@ -298,6 +301,7 @@ def _units(seed: int) -> Tensor:
 CONTRASTIVE = Item(
     "05.contrastive",
     title="What goes together",
+    why="This loss alone taught CLIP what words look like, without a single label.",
     kind="implement",
     points=4,
     difficulty=2,
@@ -350,6 +354,7 @@ def end_state_by_a_loop(states: Tensor, tokens: Tensor, end: int) -> Tensor:
 END_STATE = Item(
     "05.end_state",
     title="Find the mistake: all texts alike",
+    why="It is the vector that retrieval, CLIP scores and SDXL's pooled text are made of.",
     kind="debug",
     points=3,
     difficulty=2,
@@ -391,6 +396,7 @@ END_STATE = Item(
 CONTEXT_NUMBERS = Item(
     "05.context_numbers",
     title="How many numbers is a prompt?",
+    why="All that a picture knows of its prompt is in them, and two prompts differ in nothing else.",
     kind="investigate",
     points=2,
     difficulty=1,
@@ -412,6 +418,7 @@ CONTEXT_NUMBERS = Item(
 GUESSING = Item(
     "05.guessing",
     title="The loss of a CLIP that knows nothing",
+    why="A loss curve that stays at this number has learned nothing yet; it is worth knowing by heart.",
     kind="investigate",
     points=3,
     difficulty=2,

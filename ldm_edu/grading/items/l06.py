@@ -28,6 +28,7 @@ def _drop_inputs() -> tuple[Tensor, Tensor, Tensor, float]:
 DROP_CONDITION = Item(
     "06.drop_condition",
     title="Forget the caption, now and then",
+    why="A tenth of the captions, given up in training, is all that guidance costs there.",
     kind="implement",
     points=3,
     difficulty=2,
@@ -82,6 +83,7 @@ def _branches() -> list[Case]:
 CFG = Item(
     "06.cfg",
     title="Further the same way",
+    why="Hardly any picture you have seen from such a model was drawn without this line.",
     kind="implement",
     points=3,
     difficulty=1,
@@ -160,6 +162,7 @@ def _halves_exchanged(network: Network, x: Tensor, t: Tensor, cond: Tensor, unco
 ONE_CALL = Item(
     "06.one_call",
     title="Two prompts, one batch",
+    why="Guidance doubles the work; asked in one batch it costs much less than twice the time.",
     kind="implement",
     points=4,
     difficulty=2,
@@ -219,6 +222,7 @@ def rescale_one_by_one(cond: Tensor, guided: Tensor, phi: float) -> Tensor:
 RESCALE = Item(
     "06.rescale",
     title="Against burnt colours",
+    why="It lets you raise the scale for the prompt's sake and keep a picture of natural contrast.",
     kind="implement",
     points=4,
     difficulty=3,
@@ -276,6 +280,7 @@ def scale_at(ratio: float, scale: float, low: float, high: float) -> float:
 SCALE_AT = Item(
     "06.scale_at",
     title="Find the mistake: guidance in an interval",
+    why="Outside of the interval one prediction is enough: there, a step costs half.",
     kind="debug",
     points=3,
     difficulty=2,
@@ -315,6 +320,7 @@ SCALE_AT = Item(
 SAME_AS_W = Item(
     "06.same_as_w",
     title="Two ways to count",
+    why="Papers and programs count guidance from different zeros; a scale copied across is wrong by one.",
     kind="investigate",
     points=2,
     difficulty=1,
@@ -336,6 +342,7 @@ SAME_AS_W = Item(
 OVERSHOOT = Item(
     "06.overshoot",
     title="Past the target",
+    why="Guidance does not draw from the prompt's pictures, but from beyond them: that is why it exaggerates.",
     kind="investigate",
     points=4,
     difficulty=3,

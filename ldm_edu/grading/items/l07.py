@@ -29,6 +29,7 @@ def _two_levels() -> list[Case]:
 DDIM_STEP = Item(
     "07.ddim_step",
     title="One step of DDIM",
+    why="Fifty steps instead of a thousand, with the same network: this step made diffusion usable.",
     kind="implement",
     points=4,
     difficulty=2,
@@ -85,6 +86,7 @@ def _two_sigmas() -> list[Case]:
 EULER_STEP = Item(
     "07.euler_step",
     title="The same step as an ordinary differential equation",
+    why="Seen as an equation, sampling is an old problem, and two hundred years of methods apply.",
     kind="implement",
     points=3,
     difficulty=2,
@@ -165,6 +167,7 @@ def _heun(denoise: Denoise, x: Tensor, s: float, n: float, at: str) -> Tensor:
 HEUN_STEP = Item(
     "07.heun_step",
     title="Look ahead, then step",
+    why="Asking twice a step is worth it only if the error falls faster than the steps do: here it does.",
     kind="implement",
     points=4,
     difficulty=3,
@@ -239,6 +242,7 @@ def _dpm(x: Tensor, x0: Tensor, before: Tensor, sigmas: list[float], weight: Cal
 DPM_STEP = Item(
     "07.dpm_step",
     title="One step of DPM-Solver++ 2M",
+    why="A widely used default, and for a reason: second order at the price of first.",
     kind="implement",
     points=5,
     difficulty=3,
@@ -291,6 +295,7 @@ def trailing(steps: int, total: int) -> list[int]:
 TRAILING = Item(
     "07.trailing",
     title="At which times?",
+    why="Two libraries with the same sampler draw different pictures if their lists of times differ; they do.",
     kind="implement",
     points=3,
     difficulty=2,
@@ -337,6 +342,7 @@ def eta_sigma(now: float, nxt: float, eta: float) -> float:
 ETA_SIGMA = Item(
     "07.eta_sigma",
     title="Find the mistake: grainy pictures",
+    why="Too much noise in the last step is grain in the picture, at no gain.",
     kind="debug",
     points=3,
     difficulty=2,
@@ -378,6 +384,7 @@ ETA_SIGMA = Item(
 ORDER = Item(
     "07.order",
     title="Which order was that?",
+    why="A method's order is what you get for each further step; measuring it finds mistakes that pictures hide.",
     kind="investigate",
     points=3,
     difficulty=2,
@@ -402,6 +409,7 @@ ORDER = Item(
 EVALUATIONS = Item(
     "07.evaluations",
     title="What does it really cost?",
+    why="Comparing samplers by steps favours those that ask twice; time is spent in evaluations.",
     kind="investigate",
     points=2,
     difficulty=1,
