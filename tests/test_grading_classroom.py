@@ -1,5 +1,6 @@
 """The exercises in nbgrader's own hands: release, validate, autograde and feedback, as docs/classroom.md says."""
 
+import json
 import os
 import re
 import sqlite3
@@ -20,17 +21,19 @@ pytestmark = pytest.mark.slow
 
 
 def commands(heading: str) -> list[str]:
-    """The commands of the page's code block below a heading."""
-    part = PAGE.read_text(encoding="utf-8").partition(f"## {heading}")[2]
-    block = re.search(r"```bash\n(.*?)```", part, re.DOTALL)
-    assert block, heading
-    return block[1].strip().splitlines()
+    """All commands of the page below a heading."""
+    part = PAGE.read_text(encoding="utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", part, re.DOTALL) for line in block.splitlines()]
+    assert lines, heading
+    return lines
 
 
 def shell(line: str, folder: Path) -> str:
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "COURSE": str(ROOT),
+        "SUBMISSION": str(folder / "ldm-class" / "submitted" / "ben" / "lesson01"),
+        "RESULTS": str(folder),
         "JUPYTER_DATA_DIR": str(folder / ".jupyter"),
         "JUPYTER_CONFIG_DIR": str(folder / ".jupyter"),
         "JUPYTER_RUNTIME_DIR": str(folder / ".jupyter"),
@@ -41,6 +44,14 @@ def shell(line: str, folder: Path) -> str:
     )
     assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
     return result.stdout + result.stderr
+
+
+def test_every_block_of_the_page_is_run() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    headings = ("Set up the course", "Hand out", "Collect", "Grade", "Hand back")
+    assert sum(len(commands(h)) for h in headings) == sum(
+        b.count("\n") for b in re.findall(r"```bash\n(.*?)```", page, re.S)
+    )
 
 
 def test_a_class_from_release_to_feedback(tmp_path: Path) -> None:
@@ -62,7 +73,7 @@ def test_a_class_from_release_to_feedback(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         nbformat.write(notebook, folder / f"{NAME}.ipynb")
 
-    said = shell(f"nbgrader validate submitted/ben/lesson01/{NAME}.ipynb || true", course)
+    said = "".join(shell(line, tmp_path) for line in commands("Collect"))
     assert "01.snr" in said
     for heading in ("Grade", "Hand back"):
         for line in commands(heading):
@@ -73,6 +84,9 @@ def test_a_class_from_release_to_feedback(tmp_path: Path) -> None:
     full = sum(item.points for item in ITEMS.values() if item.lesson == "01")
     assert float(grades["ada"][header.index("score")]) == float(grades["ada"][header.index("max_score")]) == full
     assert float(grades["ben"][header.index("score")]) == ITEMS["01.q_sample"].points
+    for student, points in (("ada", full), ("ben", ITEMS["01.q_sample"].points)):
+        assert json.loads((course / f"{student}.json").read_text(encoding="utf-8"))["score"] == points
+    assert json.loads((tmp_path / "results.json").read_text())["score"] == ITEMS["01.q_sample"].points
     feedback = course / "feedback" / "ben" / "lesson01" / f"{NAME}.html"
     assert "01.q_sample passed" in feedback.read_text(encoding="utf-8")
     with sqlite3.connect(course / "gradebook.db") as gradebook:

@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from ldm_edu.cli import app
 from ldm_edu.grading.execute import Limits
 from ldm_edu.grading.items import ITEMS
-from ldm_edu.grading.notebook import Graded, grade
+from ldm_edu.grading.notebook import Graded, grade, once
 from ldm_edu.grading.report import as_gradescope, as_json, score, table
+from ldm_edu.grading.verdict import Verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 EXERCISES = sorted((ROOT / "exercises").glob("*.ipynb"))
@@ -243,8 +244,24 @@ def test_the_command_writes_both_reports_and_fails_below_the_pass_mark(tmp_path:
     assert "4 of 23 points" in result.output
     values = json.loads(report.read_text())
     assert (values["score"], values["max_score"]) == (4, 23)
+    assert sum(item["score"] for item in values["items"]) == 4
+    assert [item["id"] for item in values["items"] if item["passed"]] == ["01.one_step", "01.snr"]
+    assert [notebook["file"] for notebook in values["notebooks"]] == ["01_forward_noising.ipynb"]
     assert sum(test["score"] for test in json.loads(scope.read_text())["tests"]) == 4
     assert CliRunner().invoke(app, [*command, "--pass-mark", "15"]).exit_code == 0
+
+
+def test_an_item_handed_in_twice_counts_once_and_the_better_one() -> None:
+    def handed_in(name: str, right: str) -> Graded:
+        return Graded(Path(name), tuple(Verdict(i, i.id == right, "so") for i in items("01")))
+
+    poor, rich, rich_too = handed_in("a.ipynb", ""), handed_in("b.ipynb", "01.snr"), handed_in("c.ipynb", "01.snr")
+    first, second = once([poor, rich, rich_too])[:2]
+    assert score(once([poor, rich, rich_too])) == (2, 23)
+    assert [v.item.id for v in second.verdicts] == ["01.snr"]
+    assert len(first.verdicts) == 7
+    assert "1 of its items" in first.remarks[0]
+    assert once([rich]) == [rich]
 
 
 def test_grading_where_there_is_nothing_says_so(tmp_path: Path) -> None:
@@ -255,7 +272,7 @@ def test_grading_where_there_is_nothing_says_so(tmp_path: Path) -> None:
 
 
 def test_reports_of_nothing() -> None:
-    assert as_json([]) == {"score": 0, "max_score": 0, "notebooks": []}
+    assert as_json([]) == {"score": 0, "max_score": 0, "items": [], "notebooks": []}
     assert as_gradescope([])["tests"] == []
 
 

@@ -22,12 +22,14 @@ def grade(
     Exit status 0 from the pass mark on, 1 below it.
     """
     from ldm_edu.grading.notebook import grade as grade_notebook
+    from ldm_edu.grading.notebook import once
     from ldm_edu.grading.report import as_gradescope, as_json, score, table
 
     graded = []
     for notebook in notebooks(path):
         typer.echo(f"grading {notebook.name} ...", err=True)
         graded.append(grade_notebook(notebook))
+    graded = once(graded)
     for line in table(graded):
         typer.echo(line)
     for file, values in ((json_file, as_json), (gradescope, as_gradescope)):

@@ -49,7 +49,7 @@ def _numbers(values: Tensor, expected: Tensor, rtol: float) -> str | None:
     place = tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
     return (
         f"expected {listed(expected)}\n"
-        f"got {listed(values)}\n"
+        f"got {first(values)}\n"
         f"they differ most at {list(place)}: {number(expected[place])} was expected, {number(values[place])} came"
     )
 
@@ -102,11 +102,16 @@ def number(value: Tensor | float) -> str:
     return f"{float(value):.4g}"
 
 
-def listed(values: Tensor) -> str:
-    """The first few numbers of a tensor, with its shape."""
+def first(values: Tensor) -> str:
+    """The first few numbers of a tensor."""
     flat = values.flatten()
     tail = ", ..." if flat.numel() > SHOWN else ""
-    return f"[{', '.join(number(v) for v in flat[:SHOWN])}{tail}] of shape {tuple(values.shape)}"
+    return f"[{', '.join(number(v) for v in flat[:SHOWN])}{tail}]"
+
+
+def listed(values: Tensor) -> str:
+    """The first few numbers of a tensor, with its shape."""
+    return f"{first(values)} of shape {tuple(values.shape)}"
 
 
 def shown(value: Any) -> str:

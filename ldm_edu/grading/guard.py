@@ -56,10 +56,23 @@ def run(
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        return Outcome(error=f"{type(error).__name__}: {error}", borrowed=tuple(borrowed))
+        return Outcome(error=f"{type(error).__name__}: {error}{_place(error, function)}", borrowed=tuple(borrowed))
     pairs = [(a, b) for a, b in zip(args, given, strict=True) if isinstance(a, Tensor)]
     changed = any(a.shape != b.shape or not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
     return Outcome(value, borrowed=tuple(borrowed), changed=changed)
+
+
+def _place(error: BaseException, function: Any) -> str:
+    """Where in the function's own file it was raised, as far as that is known."""
+    file = getattr(getattr(function, "__code__", None), "co_filename", "")
+    found = ""
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code.co_filename == file:
+            found = f" (in line {trace.tb_lineno - code.co_firstlineno + 1} of `{code.co_name}`)"
+        trace = trace.tb_next
+    return found
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,21 @@ def grade(path: Path, limits: Limits | None = None) -> Graded:
     solutions = {cell.place for cell in cells if cell.grade_id}
     remarks += [f"cell {p + 1} raised {e}" for p, e in sorted(collected.errors.items()) if p not in solutions]
     return Graded(path, tuple(verdicts), tuple(remarks))
+
+
+def once(graded: Sequence[Graded]) -> list[Graded]:
+    """Every item counts once: where two notebooks hold it, the better answer does, and else the first."""
+    best: dict[str, Verdict] = {}
+    for verdict in (verdict for one in graded for verdict in one.verdicts):
+        if verdict.item.id not in best or verdict.points > best[verdict.item.id].points:
+            best[verdict.item.id] = verdict
+    counted = []
+    for one in graded:
+        kept = tuple(verdict for verdict in one.verdicts if best[verdict.item.id] is verdict)
+        left = len(one.verdicts) - len(kept)
+        remark = (f"{left} of its items stand in another notebook too, and are counted there",) if left else ()
+        counted.append(replace(one, verdicts=kept, remarks=one.remarks + remark))
+    return counted
 
 
 def _disturbed(items: Sequence[Item], cells: Sequence[_Cell], collected: Collected) -> list[Item]:

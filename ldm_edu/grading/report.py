@@ -34,34 +34,36 @@ def mark(verdict: Verdict) -> str:
 
 def advice(verdict: Verdict) -> str:
     """The diagnosis where there is one, else the message, on one line."""
-    return verdict.diagnosis or "; ".join(verdict.message.split("\n"))
+    return verdict.diagnosis or verdict.message.replace(":\n", ": ").replace("\n", "; ")
 
 
 def as_json(graded: Sequence[Graded]) -> dict[str, Any]:
-    """``score`` and ``max_score``, and below them the notebooks with their items."""
+    """``score`` and ``max_score``; below them the items, and the notebooks that they are in."""
     reached, possible = score(graded)
     return {
         "score": reached,
         "max_score": possible,
+        "items": [
+            {
+                "id": v.item.id,
+                "title": v.item.title,
+                "notebook": one.path.name,
+                "score": v.points,
+                "max_score": v.item.points,
+                "passed": v.passed,
+                "started": v.started,
+                "message": v.message,
+                "diagnosis": v.diagnosis,
+            }
+            for one in graded
+            for v in one.verdicts
+        ],
         "notebooks": [
             {
                 "file": one.path.name,
                 "score": score([one])[0],
                 "max_score": score([one])[1],
                 "remarks": list(one.remarks),
-                "items": [
-                    {
-                        "id": v.item.id,
-                        "title": v.item.title,
-                        "score": v.points,
-                        "max_score": v.item.points,
-                        "passed": v.passed,
-                        "started": v.started,
-                        "message": v.message,
-                        "diagnosis": v.diagnosis,
-                    }
-                    for v in one.verdicts
-                ],
             }
             for one in graded
         ],

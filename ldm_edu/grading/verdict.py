@@ -51,7 +51,9 @@ def judge(item: Item, got: Sequence[Outcome]) -> Verdict:
         )
     if wrong is None:
         return Verdict(item, True, f"right on {len(cases)} {'input' if len(cases) == 1 else 'inputs'}")
-    return Verdict(item, False, f"on {cases[wrong].words}: {complaints[wrong]}", _recognised(item, got))
+    complaint = str(complaints[wrong])
+    space = "\n" if "\n" in complaint else " "
+    return Verdict(item, False, f"on {cases[wrong].words}:{space}{complaint}", _recognised(item, got))
 
 
 def _missing(outcome: Outcome) -> bool:
