@@ -38,9 +38,9 @@ def graded(cheat: str, folder: Path) -> Graded:
     return grade(path, Limits(cell=8, answer=5))
 
 
-def test_a_third_of_them_is_seen_by_reading_and_never_run() -> None:
+def test_some_are_seen_by_reading_and_never_run() -> None:
     assert len(CHEATS) > 50
-    assert len(CHEATS) // 3 <= len(SEEN) < len(CHEATS)
+    assert 10 < len(SEEN) < 30
     assert not complaints(SNR)
 
 
