@@ -176,6 +176,12 @@ def test_a_cell_of_the_learners_own_costs_nothing(first: str, words: str, tmp_pa
     assert any(words in remark for remark in result.remarks), result.remarks
 
 
+def test_what_one_cell_does_later_costs_no_other_item(tmp_path: Path) -> None:
+    late = "import os, threading\nthreading.Timer(0.3, os._exit, [0]).start()\ndef q_sample(*_):\n    pass"
+    result = graded(answered("01", RIGHT | {"01.q_sample": late}), tmp_path)
+    assert {k: v for k, v in points(result).items() if v} == {"01.snr": 2, "01.one_step": 2}, list(table([result]))
+
+
 @pytest.mark.parametrize(
     "shown",
     [

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ldm_edu import grading
 from ldm_edu.grading.compare import kind
-from ldm_edu.grading.confine import disarm_package, limit, refuse
+from ldm_edu.grading.confine import limit, refuse
 from ldm_edu.grading.guard import Outcome, run
 from ldm_edu.grading.parcel import ITEMS, unpack
 
@@ -44,7 +44,6 @@ def collect(name: str, namespace: Mapping[str, Any], inputs: str, outcomes: str)
     """Call the answer of that name on the packed ``inputs``, a file, and write what came to the file ``outcomes``."""
     if name not in namespace:
         return
-    disarm_package()
     cases = unpack(Path(inputs).read_bytes())
     came = [run(namespace[name], args, finish=plain) for args in cases]
     file = io.BytesIO()

@@ -4,16 +4,18 @@ These are not walls. Whoever can type the right answer can copy it from ``soluti
 get past them. They are there so that an accident stays small, and so that marks have to be worked, or typed, for.
 """
 
+import gc
 import os
 import sys
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 
 PACKAGE = Path(__file__).resolve().parent.parent
+GRADING = f"{PACKAGE / 'grading'}{os.sep}"
 STARTS = (
     "os.fork",
     "os.forkpty",
@@ -79,17 +81,26 @@ def refuse() -> None:
 
 
 def disarm_package() -> None:
-    """Make every function of the package that is loaded here refuse to work, whatever name or thread calls it."""
+    """Make every function of the package that is alive here refuse to work, whatever name or thread calls it."""
     stub = _not_yours.__code__
-    for function in set(_functions()):
-        code = function.__code__
-        if code.co_code != stub.co_code and code.co_filename.startswith(str(PACKAGE)):
-            function.__code__ = stub.replace(
-                co_name=code.co_name,
-                co_qualname=code.co_qualname,
-                co_filename=code.co_filename,
-                co_freevars=code.co_freevars,
-            )
+    gc.unfreeze()
+    for function in gc.get_objects():
+        if type(function) is FunctionType and _to_disarm(function.__code__, stub):
+            code = function.__code__
+            with warnings.catch_warnings():  # that a generator becomes a plain function
+                warnings.simplefilter("ignore")
+                function.__code__ = stub.replace(
+                    co_name=code.co_name,
+                    co_qualname=code.co_qualname,
+                    co_filename=code.co_filename,
+                    co_freevars=code.co_freevars,
+                )
+
+
+def _to_disarm(code: CodeType, stub: CodeType) -> bool:
+    """Whether it is to be: code of the package, and not of what grades."""
+    file = code.co_filename
+    return file.startswith(f"{PACKAGE}{os.sep}") and not file.startswith(GRADING) and code.co_code != stub.co_code
 
 
 def _not_yours(*_: Any, **__: Any) -> None:
@@ -99,27 +110,3 @@ def _not_yours(*_: Any, **__: Any) -> None:
 
     frame = _getframe()
     raise BorrowedError(f"{frame.f_globals['__name__']}.{frame.f_code.co_qualname}")
-
-
-def _functions() -> Iterator[FunctionType]:
-    for name, module in list(sys.modules.items()):
-        if (
-            name.split(".")[0] == "ldm_edu"
-            and not name.startswith("ldm_edu.grading")
-            and isinstance(module, ModuleType)
-        ):
-            for value in list(vars(module).values()):
-                yield from _inside(value)
-                if isinstance(value, type) and value.__module__.startswith("ldm_edu."):
-                    for member in list(vars(value).values()):
-                        yield from _inside(member)
-
-
-def _inside(value: Any) -> Iterator[FunctionType]:
-    parts = (value.fget, value.fset) if isinstance(value, property) else (value,)
-    for part in parts:
-        part = getattr(part, "__func__", part)  # a static or a class method
-        while part is not None:
-            if isinstance(part, FunctionType) and str(part.__module__).startswith("ldm_edu"):
-                yield part
-            part = getattr(part, "__wrapped__", None)

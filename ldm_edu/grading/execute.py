@@ -45,7 +45,7 @@ class Limits:
 class Collected:
     """``outcomes`` of the answers that could be called; for the others, ``trouble`` says why not.
 
-    ``disturbed`` : items whose answer did not stop the kernel, and yet could not be called.
+    ``disturbed`` : items among them that may have come to it through the cell of another.
     ``errors`` : what code cells raised, by their place in the notebook.
     """
 
@@ -56,7 +56,11 @@ class Collected:
 
 
 class _Stopped(Exception):  # noqa: N818 (the kernel has gone; the words say why)
-    pass
+    """``died`` : by itself, so that it may have been the work of a cell before."""
+
+    def __init__(self, words: str, *, died: bool = False) -> None:
+        super().__init__(words)
+        self.died = died
 
 
 class _Client(AsyncKernelClient):
@@ -75,6 +79,9 @@ def run(cells: Sequence[tuple[int, str]], items: Sequence[Item], limits: Limits)
     with tempfile.TemporaryDirectory(prefix="ldm-edu-grade-") as folder:
         while time.monotonic() < deadline:
             guilty: int | str | None = None
+            left = [item for item in items if item.id not in done.outcomes and item.id not in done.trouble]
+            if not left:
+                return done
             try:
                 with _kernel(Path(folder), limits) as execute:
                     for place, source in cells:
@@ -82,10 +89,11 @@ def run(cells: Sequence[tuple[int, str]], items: Sequence[Item], limits: Limits)
                             guilty = place
                             if error := execute(source, limits.cell):
                                 done.errors[place] = error
-                    for item in items:
-                        if item.id not in done.outcomes and item.id not in done.trouble:
-                            guilty = item.id
-                            _collect(item, execute, Path(folder), limits, done)
+                    guilty = left[0].id
+                    execute("import ldm_edu.grading.confine as _c; _c.disarm_package()", limits.answer)
+                    for item in left:
+                        guilty = item.id
+                        _collect(item, execute, Path(folder), limits, done)
                 return done
             except _Stopped as stop:
                 if isinstance(guilty, int):
@@ -93,6 +101,8 @@ def run(cells: Sequence[tuple[int, str]], items: Sequence[Item], limits: Limits)
                     done.errors[guilty] = str(stop)
                 elif guilty is not None:
                     done.trouble[guilty] = str(stop)
+                    if stop.died:
+                        done.disturbed.add(guilty)
                 else:
                     raise
     for item in items:
@@ -148,8 +158,8 @@ def _kernel(folder: Path, limits: Limits) -> Iterator[Any]:
             ) from None
         except DeadKernelError:
             if crowded.is_set():
-                raise _Stopped("it started one process after the other, and was stopped") from None
-            raise _Stopped("it ended the whole notebook (an exit, or no memory left)") from None
+                raise _Stopped("it started one process after the other, and was stopped", died=True) from None
+            raise _Stopped("it ended the whole notebook (an exit, or no memory left)", died=True) from None
         return ""
 
     unseen = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # what passes by Python's own streams

@@ -1,6 +1,7 @@
 """From a notebook file to verdicts: which cells are answers, what they do, and how much they are worth."""
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,11 +50,14 @@ def grade(path: Path, limits: Limits | None = None) -> Graded:
     tampered = {cell.place: found for cell in cells if (found := complaints(cell.source))}
     remarks = [f"cell {place + 1} was not run: {found[0]}" for place, found in tampered.items()]
     code = [(c.place, c.source) for c in cells if not c.checks and c.place not in tampered]
-    collected = run(code, items, limits or Limits())
+    limits = limits or Limits()
+    deadline = time.monotonic() + limits.notebook
+    collected = run(code, items, limits)
     for item in _disturbed(items, cells, collected):
         others = {cell.place for cell in cells if cell.grade_id and cell.grade_id != item.grade_id}
-        alone = run([(place, source) for place, source in code if place not in others], [item], limits or Limits())
-        collected.outcomes |= alone.outcomes
+        alone = [(place, source) for place, source in code if place not in others]
+        left = replace(limits, notebook=deadline - time.monotonic())
+        collected.outcomes |= run(alone, [item], left).outcomes
     verdicts = []
     for item in items:
         places = [cell.place for cell in cells if cell.grade_id == item.grade_id]
