@@ -77,6 +77,7 @@ weights: $(READY) ## train every shipped network anew into runs/ (hours; stop an
 	$(PY) -m ldm_edu train unet --preset emoji
 	$(PY) -m ldm_edu train unet --preset fashion
 	$(PY) -m ldm_edu.training.bands --out runs/fashion/bands.json
+	$(PY) -m ldm_edu.training.compress
 	$(PY) -m ldm_edu train vae --preset shapes
 	$(PY) -m ldm_edu train unet --preset shapes
 

@@ -54,7 +54,8 @@ html_sidebars = {"index": [], "lessons/*": []}  # the bar at the top lists the l
 
 def mathml(text: str, block: bool) -> str:
     """A formula as MathML: browsers draw it themselves, without a script from elsewhere."""
-    return convert(text, display="block" if block else "inline")
+    drawn = convert(text, display="block" if block else "inline")
+    return drawn.replace("<mo>&#x02016;", '<mo stretchy="false">&#x02016;')  # the bars of a norm keep their size
 
 
 def visit_inline(self: Any, node: nodes.math) -> None:

@@ -28,7 +28,7 @@ from ldm_edu.training.recipes import UNETS, UNetRecipe
 from ldm_edu.training.runs import pixels_parts, pixels_task
 
 TIMES = tuple(range(50, 1000, 100))  # the noise levels that are measured
-MARKS = (25, 50, 100)  # after so many steps
+MARKS = (50, 100, 400)  # after so many steps
 SHOWN = 64  # test pictures
 
 

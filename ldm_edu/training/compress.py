@@ -17,12 +17,13 @@ import torch
 from ldm_edu.checkpoint.io import load_into, load_tensors, save_tensors
 from ldm_edu.config import EMOJI, AutoencoderConfig
 from ldm_edu.models.autoencoder import AutoencoderKL
+from ldm_edu.paths import checkpoints_dir
 from ldm_edu.training.loop import Record, train
 from ldm_edu.training.recipes import AutoencoderRecipe
 from ldm_edu.training.sources import pictures
 from ldm_edu.training.tasks import AutoencoderTask, Pictures
 
-FOLDER = "compress"  # below runs/
+FOLDER = "compress"  # below runs/, and below data/checkpoints/
 CONFIGS = {  # one group a norm: with two channels a group, a flat picture would keep the sign of its colour only
     2: AutoencoderConfig(channels=4, mults=(2, 5), blocks=1, groups=1, scale=1.0),
     4: AutoencoderConfig(channels=4, mults=(2, 4, 4), blocks=1, groups=1, scale=1.0),
@@ -61,12 +62,12 @@ def compress_task(
     return AutoencoderTask(model, cuttings(max(32, 4 * factor)), recipe, perceptual=None)
 
 
-def load_compress(factor: int, folder: Path = Path("runs") / FOLDER) -> AutoencoderKL:
+def load_compress(factor: int, folder: Path | None = None) -> AutoencoderKL:
     """A trained autoencoder of one factor, in float32, ready to encode and decode.
 
     Parameters
     ----------
-    folder : where `main` wrote it.
+    folder : where `main` wrote it; None: those that come with the package.
 
     Raises
     ------
@@ -76,6 +77,7 @@ def load_compress(factor: int, folder: Path = Path("runs") / FOLDER) -> Autoenco
         if the weights are missing or damaged.
     """
     _known(factor)
+    folder = folder or checkpoints_dir() / FOLDER
     model = AutoencoderKL(CONFIGS[factor])
     load_into(model, load_tensors(folder, f"f{factor}"), f"the autoencoder f{factor} of {folder}")
     return model.requires_grad_(False).eval()

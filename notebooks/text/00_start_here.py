@@ -162,6 +162,23 @@ schedule_curve(model.schedule, stops[:-1])
 # picture. The dots are the twenty levels at which this run asks the network. (After the last one it goes to no noise at
 # all.)
 #
+# Both formulas, put into numbers by hand: noise the apple's latent to the tenth stop, ask with and without the prompt,
+# and extrapolate. The functions that you have just made must say the same.
+
+# %%
+import torch
+
+from ldm_edu.schedule import add_noise
+
+stop, latent = stops[9], model.encode(apple)
+x_t = stop.alpha * latent + stop.sigma * noise
+torch.testing.assert_close(x_t, add_noise(latent, noise, stop))
+
+with_prompt, without = model.denoiser(cond)(x_t, stop), model.denoiser(blank)(x_t, stop)
+torch.testing.assert_close(without + 5.0 * (with_prompt - without), guided(x_t, stop), rtol=1e-3, atol=1e-3)
+print(f"t = {float(stop.t):.0f}: alpha = {float(stop.alpha):.3f}, sigma = {float(stop.sigma):.3f}; the same by hand")
+
+# %% [markdown]
 # Now the loop itself. `dpmpp_2m` is a sampler; it gives you every step, so you can watch.
 
 # %%
@@ -215,8 +232,6 @@ explore(model.generate([name], seeds=[3]), model.decode, title=name)
 # guidance scale.
 
 # %%
-import torch
-
 from ldm_edu.viz import matrix
 
 seeds = [1, 2, 3, 4, 5]
@@ -318,9 +333,10 @@ from ldm_edu import data_dir
 record = json.loads((data_dir() / "benchmarks" / "evaluate-emoji.json").read_text())
 judged = next(part for part in record["sections"] if part["title"].startswith("Text to image, (concept, style)"))
 percent = [(f["value"], f["beside"]["real"], f["beside"]["chance"]) for f in judged["figures"]]
+names = ["the thing", "the thing, in five guesses", "the style"]
 Table(
     ("the judge is right about", "drawn", "real pictures", "chance"),
-    tuple((f["name"], *(f"{p:.1%}" for p in row)) for f, row in zip(judged["figures"], percent)),
+    tuple((name, *(f"{p:.1%}" for p in row)) for name, row in zip(names, percent)),
 )
 
 # %% [markdown]
@@ -378,66 +394,98 @@ Table(("millions of parameters", "this model", "Stable Diffusion 1.5"), tuple((p
 
 # %% [markdown]
 # ## Check yourself
-#
-# Choose an answer, then open it.
-#
-# **1. You draw the same prompt with the same seed, once alone and once among eight others. What do you get?**
-#
-# <details><summary>Two different pictures, since the batch is different</summary>
-# No. Each picture draws its noise from its own seed, so its neighbours cannot change it. (If the noise of the whole batch
-# came from one generator, this would be right, and in some libraries it is.)
-# </details>
-# <details><summary>The same picture twice</summary>
-# <b>Yes.</b> Prompt, seed, steps, sampler and guidance decide the picture. The batch does not; try it.
-# </details>
-# <details><summary>It depends on the guidance scale</summary>
-# No. The scale changes the picture, but it changes both in the same way.
-# </details>
-#
-# **2. What does the U-Net see at one step?**
-#
-# <details><summary>The noisy 64 × 64 picture</summary>
-# No. It never sees pixels: the sample is a latent of 4 × 16 × 16 numbers. The film strip decodes it for your eyes only.
-# </details>
-# <details><summary>The noisy latent, the noise level, and the prompt's states</summary>
-# <b>Yes.</b> Three inputs, and from them it tells noise from picture.
-# </details>
-# <details><summary>The noisy latent and the estimate of the step before</summary>
-# No. The network remembers nothing between steps. The sampler may: <code>dpmpp_2m</code> keeps the last estimate to
-# take a better step.
-# </details>
-#
-# **3. Why is the estimate of the first step so blurred?**
-#
-# <details><summary>The decoder needs a few steps to warm up</summary>
-# No. The decoder has no memory, and the last estimate goes through the same one.
-# </details>
-# <details><summary>The model was not trained long enough</summary>
-# No. The best possible model does the same: from almost pure noise, very many pictures are possible.
-# </details>
-# <details><summary>It is the mean of all the pictures that may be hidden in the noise</summary>
-# <b>Yes.</b> The estimate with the smallest squared error is the mean, and a mean of many pictures is blurred. With less
-# noise fewer pictures remain possible, and it becomes sharp. Lesson 02 shows this where the best estimate is known.
-# </details>
-#
-# **4. With guidance scale s = 1, what part does the blank prompt play?**
-#
-# <details><summary>None</summary>
-# <b>Yes.</b> In the formula the two blank terms cancel, and what is left is the prompt's own estimate.
-# </details>
-# <details><summary>Half: the mean of both is taken</summary>
-# No. That would be s = 0.5. Put numbers into the formula.
-# </details>
-# <details><summary>All: the prompt is left out</summary>
-# No. That is s = 0, the first column of the table above.
-# </details>
+
+# %% tags=["hide-input"]
+from ldm_edu.viz import quiz
+from ldm_edu.viz.quiz import Choice, Question
+
+quiz(
+    Question(
+        "You draw the same prompt with the same seed, once alone and once among eight others. What do you get?",
+        [
+            Choice(
+                "Two different pictures, since the batch is different",
+                "Each picture draws its noise from its own seed, so its neighbours cannot change it. If the noise of "
+                "the whole batch came from one generator, as in some libraries, this would be right.",
+            ),
+            Choice(
+                "The same picture twice",
+                "Prompt, seed, steps, sampler and guidance decide the picture. The batch does not; try it.",
+                right=True,
+            ),
+            Choice(
+                "It depends on the guidance scale",
+                "The scale changes the picture, but it changes both in the same way.",
+            ),
+        ],
+    ),
+    Question(
+        "What does the U-Net see at one step?",
+        [
+            Choice(
+                "The noisy 64 by 64 picture",
+                "It never sees pixels: the sample is a latent of 4 by 16 by 16 numbers. The film strip decodes it for "
+                "your eyes only.",
+            ),
+            Choice(
+                "The noisy latent, the noise level, and the prompt's states",
+                "Three inputs, and from them it tells noise from picture.",
+                right=True,
+            ),
+            Choice(
+                "The noisy latent and the estimate of the step before",
+                "The network remembers nothing between steps. The sampler may: `dpmpp_2m` keeps the last estimate to "
+                "take a better step.",
+            ),
+        ],
+    ),
+    Question(
+        "Why is the estimate of the first step so blurred?",
+        [
+            Choice(
+                "The decoder needs a few steps to warm up",
+                "The decoder has no memory, and the last estimate goes through the same one.",
+            ),
+            Choice(
+                "The model was not trained long enough",
+                "The best possible model does the same: from almost pure noise, very many pictures are possible.",
+            ),
+            Choice(
+                "It is the mean of all the pictures that may be hidden in the noise",
+                "The estimate with the smallest squared error is the mean, and a mean of many pictures is blurred. "
+                "With less noise fewer remain possible. Lesson 02 shows this where the best estimate is known.",
+                right=True,
+            ),
+        ],
+    ),
+    Question(
+        "With guidance scale s = 1, what part does the blank prompt play?",
+        [
+            Choice(
+                "None",
+                "In the formula the two blank terms cancel, and what is left is the prompt's own estimate.",
+                right=True,
+            ),
+            Choice("Half: the mean of both is taken", "That would be s = 0.5. Put numbers into the formula."),
+            Choice("All: the prompt is left out", "That is s = 0, the first column of the table above."),
+        ],
+    ),
+)
 
 # %% [markdown]
-# ## The way on
+# ## Go on
+#
+# - Rombach et al. 2022, *High-Resolution Image Synthesis with Latent Diffusion Models*
+#   ([arXiv 2112.10752](https://arxiv.org/abs/2112.10752)): figure 3 is the map above, sections 3.1 to 3.3 its parts.
+# - Ho, Jain and Abbeel 2020, *Denoising Diffusion Probabilistic Models*
+#   ([arXiv 2006.11239](https://arxiv.org/abs/2006.11239)), equation 4: mixing picture and noise.
+# - Ho and Salimans 2022, *Classifier-Free Diffusion Guidance* ([arXiv 2207.12598](https://arxiv.org/abs/2207.12598)),
+#   equation 6: guidance.
 #
 # Lesson 01 starts where the map says *add noise*: you build the schedule, and learn why a thousand small steps can be
-# taken in one: [01 · Forward noising](01_forward_noising.ipynb). Every lesson from there on has a notebook of exercises
-# in `exercises/`, which answer at once.
+# taken in one: [01 · Forward noising](01_forward_noising.ipynb). Every lesson from there on has a notebook of exercises,
+# which answer at once; the first is
+# [exercises/01_forward_noising.ipynb](../exercises/01_forward_noising.ipynb).
 #
 # Before you go, change things here. Ask for your own prompts, take 3 steps instead of 20, or another sampler:
 # `from ldm_edu import ddim`. From the shell, `ldm-edu generate --help` does the same.

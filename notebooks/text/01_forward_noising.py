@@ -116,12 +116,13 @@ matrix(
 # Training needs pictures at random times, and nobody wants to take 700 steps for each of them. Put two steps together:
 #
 # $$x_2 = \sqrt{\alpha_2}\left(\sqrt{\alpha_1}\, x_0 + \sqrt{\beta_1}\, \epsilon_1\right) + \sqrt{\beta_2}\, \epsilon_2
-#      = \sqrt{\alpha_1 \alpha_2}\; x_0
-#      + \underbrace{\sqrt{\alpha_2 \beta_1}\, \epsilon_1 + \sqrt{\beta_2}\, \epsilon_2}_{
-#        \text{variance } \alpha_2 (1 - \alpha_1) + 1 - \alpha_2 \; = \; 1 - \alpha_1 \alpha_2}$$
+#      = \sqrt{\alpha_1 \alpha_2}\; x_0 + \sqrt{\alpha_2 \beta_1}\, \epsilon_1 + \sqrt{\beta_2}\, \epsilon_2$$
 #
-# with $\alpha_t = 1 - \beta_t$. A sum of normal numbers is normal again, so the two noises act like one. The same holds
-# for any number of steps, with $\bar\alpha_t = \alpha_1 \alpha_2 \cdots \alpha_t$:
+# with $\alpha_t = 1 - \beta_t$. A sum of normal numbers is normal again, so the two noises act like one, of variance
+#
+# $$\alpha_2 \beta_1 + \beta_2 = \alpha_2 (1 - \alpha_1) + 1 - \alpha_2 = 1 - \alpha_1 \alpha_2 .$$
+#
+# The same holds for any number of steps, with $\bar\alpha_t = \alpha_1 \alpha_2 \cdots \alpha_t$:
 #
 # $$q(x_t \mid x_0): \qquad x_t = \sqrt{\bar\alpha_t}\; x_0 + \sqrt{1 - \bar\alpha_t}\; \epsilon$$
 #
@@ -393,7 +394,7 @@ header = (
     "SNR at t = 999",
     "Lin et al. 2023",
     "picture's factor there",
-    "SNR falls below 1 at",
+    "SNR below 1 from t =",
     "times with SNR < 0.01",
 )
 Table(header, tuple(rows))
@@ -688,19 +689,21 @@ quiz(
 #
 # The papers, in the order of this lesson:
 #
-# - Sohl-Dickstein et al. 2015, *Deep Unsupervised Learning using Nonequilibrium Thermodynamics* (arXiv 1503.03585),
-#   section 2: the chain and why its steps are small.
-# - Ho, Jain and Abbeel 2020, *Denoising Diffusion Probabilistic Models* (arXiv 2006.11239), equations 2 and 4, section
-#   4: the linear schedule.
-# - Nichol and Dhariwal 2021, *Improved Denoising Diffusion Probabilistic Models* (arXiv 2102.09672), section 3.2:
-#   cosine.
-# - Kingma et al. 2021, *Variational Diffusion Models* (arXiv 2107.00630), sections 3 and 5: SNR, and why
-#   only it matters.
-# - Rombach et al. 2022, *High-Resolution Image Synthesis with Latent Diffusion Models* (arXiv 2112.10752): what Stable
-#   Diffusion is.
-# - Lin et al. 2023, *Common Diffusion Noise Schedules and Sample Steps are Flawed* (arXiv 2305.08891), sections 2 and
-#   3.
-# - Liu et al. 2022, *Flow Straight and Fast* (arXiv 2209.03003), and Lipman et al. 2022, *Flow Matching for Generative
-#   Modeling* (arXiv 2210.02747).
+# - Sohl-Dickstein et al. 2015, *Deep Unsupervised Learning using Nonequilibrium Thermodynamics* ([arXiv
+#   1503.03585](https://arxiv.org/abs/1503.03585)), section 2: the chain and why its steps are small.
+# - Ho, Jain and Abbeel 2020, *Denoising Diffusion Probabilistic Models* ([arXiv
+#   2006.11239](https://arxiv.org/abs/2006.11239)), equations 2 and 4, section 4: the linear schedule.
+# - Nichol and Dhariwal 2021, *Improved Denoising Diffusion Probabilistic Models* ([arXiv
+#   2102.09672](https://arxiv.org/abs/2102.09672)), section 3.2: cosine.
+# - Kingma et al. 2021, *Variational Diffusion Models* ([arXiv 2107.00630](https://arxiv.org/abs/2107.00630)), sections
+#   3 and 5: SNR, and why only it matters.
+# - Rombach et al. 2022, *High-Resolution Image Synthesis with Latent Diffusion Models* ([arXiv
+#   2112.10752](https://arxiv.org/abs/2112.10752)): what Stable Diffusion is.
+# - Lin et al. 2023, *Common Diffusion Noise Schedules and Sample Steps are Flawed* ([arXiv
+#   2305.08891](https://arxiv.org/abs/2305.08891)), sections 2 and 3.
+# - Liu et al. 2022, *Flow Straight and Fast* ([arXiv 2209.03003](https://arxiv.org/abs/2209.03003)), and Lipman et al.
+#   2022, *Flow Matching for Generative Modeling* ([arXiv 2210.02747](https://arxiv.org/abs/2210.02747)).
+#
+# Exercises: [exercises/01_forward_noising.ipynb](../exercises/01_forward_noising.ipynb); each item answers at once.
 #
 # Next, a network learns to say which part of a sample is noise: [lesson 02](02_noise_predictor.ipynb).

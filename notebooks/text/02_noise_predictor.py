@@ -29,7 +29,7 @@
 #
 # **You need** lesson 01: $x_t = \alpha_t\, x_0 + \sigma_t\, \epsilon$, and what the signal-to-noise ratio is.
 #
-# **Time**: about a minute of computing on two processor cores, an hour of reading and playing.
+# **Time**: about two minutes of computing on two processor cores, an hour of reading and playing.
 
 # %% [markdown]
 # ## A world where the answer is known
@@ -295,7 +295,7 @@ torch.testing.assert_close(in_eps, losses.diffusion_loss("eps", wrong, eps, leve
 weighted = snr.clamp(max=5.0) * in_x0
 torch.testing.assert_close(weighted, losses.diffusion_loss("eps", wrong, eps, level), rtol=1e-3, atol=1e-5)
 for i in range(4):
-    print(f"t = {int(t[i]):3}: SNR {snr[i]:10.4f}, an error of 0.01 in eps is one of {0.01 / snr[i]:.5f} in x0")
+    print(f"t = {int(t[i]):3}: SNR {snr[i]:10.4f}, a loss of 0.01 in eps is one of {0.01 / snr[i]:.5f} in x0")
 
 # %% [markdown]
 # At $t = 999$ a tiny error of the noise is a large one of the picture. A noise predictor therefore starts a run with grainy
@@ -444,40 +444,47 @@ def two_layers(width_in, width):
     return nn.ModuleDict({"linear1": nn.Linear(width_in, width), "linear2": nn.Linear(width, width)})
 
 
-def change(conv):
-    """The way to the next level: half as large, twice as large, or (None) no change."""
-    return nn.ModuleDict({"conv": conv} if conv else {})
+def level(c, sizes, depth, conv=None):
+    """The stages of one picture size, and the way to the next: half as large, twice as large, or (None) no change."""
+    stages = nn.ModuleList([Stage(c, *size, depth) for size in sizes])
+    return nn.ModuleDict({"stages": stages, "resample": nn.ModuleDict({"conv": conv} if conv else {})})
 
 
+def way_down(c, one, two, three):
+    half = [nn.Conv2d(width, width, 3, stride=2, padding=1) for width in (one, two)]
+    return [level(c, [(one, one)], 0, half[0]), level(c, [(one, two)], 0, half[1]), level(c, [(two, three)], 1)]
+
+
+def way_up(c, one, two, three):  # a + b channels: a from below, b from the skip
+    twice = [nn.Conv2d(width, width, 3, padding=1) for width in (three, two)]
+    return [
+        level(c, [(three + three, three), (three + two, three)], 1, twice[0]),
+        level(c, [(three + two, two), (two + one, two)], 0, twice[1]),
+        level(c, [(two + one, one), (one + one, one)], 0),
+    ]
+
+
+# %% [markdown]
+# Put together: time and class go in once, every map of the way down is kept, and the way up takes them back in the
+# opposite order.
+
+
+# %%
 class SmallUNet(nn.Module):
     """Three levels of one block each on the way down, two each on the way up."""
 
     def __init__(self, c):
         super().__init__()
-        one, two, three = (c.channels * m for m in c.mults)
+        widths = [c.channels * m for m in c.mults]
         self.channels = c.channels
-        self.time_mlp, self.vector_mlp = two_layers(c.channels, 4 * one), two_layers(c.vector_dim, 4 * one)
-        self.conv_in = nn.Conv2d(c.in_channels, one, 3, padding=1)
-
-        def level(sizes, depth, conv=None):
-            stages = nn.ModuleList([Stage(c, *size, depth) for size in sizes])
-            return nn.ModuleDict({"stages": stages, "resample": change(conv)})
-
-        half = [nn.Conv2d(width, width, 3, stride=2, padding=1) for width in (one, two)]
-        twice = [nn.Conv2d(width, width, 3, padding=1) for width in (three, two)]
-        self.down = nn.ModuleList(
-            [level([(one, one)], 0, half[0]), level([(one, two)], 0, half[1]), level([(two, three)], 1)]
-        )
-        self.mid = nn.ModuleList([Stage(c, three, three, 0), Stage(c, three, three, 0)])
-        self.up = nn.ModuleList(
-            [
-                level([(three + three, three), (three + two, three)], 1, twice[0]),
-                level([(three + two, two), (two + one, two)], 0, twice[1]),
-                level([(two + one, one), (one + one, one)], 0),
-            ]
-        )
-        self.norm_out = nn.GroupNorm(c.groups, one)
-        self.conv_out = nn.Conv2d(one, c.out_channels, 3, padding=1)
+        self.time_mlp = two_layers(c.channels, 4 * widths[0])
+        self.vector_mlp = two_layers(c.vector_dim, 4 * widths[0])
+        self.conv_in = nn.Conv2d(c.in_channels, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(way_down(c, *widths))
+        self.mid = nn.ModuleList([Stage(c, widths[-1], widths[-1], 0) for _ in range(2)])
+        self.up = nn.ModuleList(way_up(c, *widths))
+        self.norm_out = nn.GroupNorm(c.groups, widths[0])
+        self.conv_out = nn.Conv2d(widths[0], c.out_channels, 3, padding=1)
 
     def forward(self, x, t, vector):
         time = 0
@@ -520,7 +527,8 @@ print(f"{sum(p.numel() for p in ours.parameters()):,} parameters, and the same a
 #
 # Fashion-MNIST: 28 by 28 grey pictures of ten kinds of clothes (Xiao, Rasul and Vollgraf 2017); this course ships 8,000
 # to train with. The package's loop is the one that you wrote above, plus what you would add: an averaged copy of the
-# weights, mixed precision, times spread evenly over the batch. `train` is a generator: you see every step.
+# weights, mixed precision, times spread evenly over the batch. `train` is a generator: you see every step. This is the
+# long cell of the lesson: about a minute.
 
 # %%
 from ldm_edu.datasets.fashion import FASHION_CLASSES, fashion_tensors
@@ -612,8 +620,9 @@ assert broken.mean() > now.mean(), "a network that is told a wrong time should d
 
 # %% [markdown]
 # **How to use it.** Compare level by level, not the mean. All levels at 1: nothing is learned, or the noise is not the
-# noise that was added. Only some levels far too high: look at how the time gets into the network. *Too low* is a bug
-# too: the network sees something that it should not. The same table after fewer steps, in the file:
+# noise that was added. Too high, and the more so the larger $t$ is, as in the last column: look at how the time gets into
+# the network. *Too low* is a bug too: the network sees something that it should not. The same table after fewer steps, in
+# the file:
 
 # %%
 marks = [int(mark) for mark in usual["steps"]]
@@ -630,8 +639,8 @@ with look():
     axes.legend(fontsize=8.5, ncols=2)
     progress = drawing(
         figure,
-        "The loss per noise level after 25, 50 and 100 steps, on a logarithmic axis. It falls with the time t and "
-        "with training. Your dots lie in the shaded band; the crosses of the broken network lie above it where t is large.",
+        "The loss per noise level after three numbers of steps, on a logarithmic axis. It falls with the time t and "
+        "with training. Your dots lie in the shaded band; the crosses of the broken network lie above it, most of all where t is large.",
     )
 progress
 
@@ -712,10 +721,9 @@ matrix(
 )
 
 # %% [markdown]
-# **What to see.** The shipped model's pictures are ragged, and yet you can tell most classes apart. Yours had a twentieth
-# of its steps: at best you see that something stands in the middle of a dark picture, and how wide it is. Nothing but
-# the length of the training differs. Neither is finished; the card `data/checkpoints/fashion/README.md` says what the
-# shipped model was given.
+# **What to see.** A minute of training is enough for shapes that you can tell apart: shoes lie, trousers have two legs.
+# Edges are ragged and much is missing. The shipped model had five times as many steps, and nothing else is different.
+# Neither is finished; the card `data/checkpoints/fashion/README.md` says what the shipped model was given.
 
 # %%
 after_long = per_level(shipped.modules(), TIMES, held_out)
@@ -841,15 +849,21 @@ quiz(
 # %% [markdown]
 # ## Go on
 #
-# - Ho, Jain and Abbeel 2020, *Denoising Diffusion Probabilistic Models* (arXiv 2006.11239), equations 6, 7 and 14,
-#   algorithms 1 and 2, appendix B: the loss, the sampler and the network.
+# - Ho, Jain and Abbeel 2020, *Denoising Diffusion Probabilistic Models* ([arXiv
+#   2006.11239](https://arxiv.org/abs/2006.11239)), equations 6, 7 and 14, algorithms 1 and 2, appendix B: the loss, the
+#   sampler and the network.
 # - Vincent 2011, *A Connection Between Score Matching and Denoising Autoencoders*, Neural Computation 23: why seeing
 #   noise is knowing the distribution.
-# - Ronneberger, Fischer and Brox 2015, *U-Net* (arXiv 1505.04597), section 2.
-# - Vaswani et al. 2017, *Attention Is All You Need* (arXiv 1706.03762), sections 3.2 and 3.5.
-# - Salimans and Ho 2022, *Progressive Distillation* (arXiv 2202.00512), section 4: $v$ and the weights.
-# - Hang et al. 2023, *Efficient Diffusion Training via Min-SNR Weighting Strategy* (arXiv 2303.09556), section 3.4.
-# - Xiao, Rasul and Vollgraf 2017, *Fashion-MNIST* (arXiv 1708.07747).
+# - Ronneberger, Fischer and Brox 2015, *U-Net* ([arXiv 1505.04597](https://arxiv.org/abs/1505.04597)), section 2.
+# - Vaswani et al. 2017, *Attention Is All You Need* ([arXiv 1706.03762](https://arxiv.org/abs/1706.03762)), sections
+#   3.2 and 3.5.
+# - Salimans and Ho 2022, *Progressive Distillation* ([arXiv 2202.00512](https://arxiv.org/abs/2202.00512)), section 4:
+#   $v$ and the weights.
+# - Hang et al. 2023, *Efficient Diffusion Training via Min-SNR Weighting Strategy* ([arXiv
+#   2303.09556](https://arxiv.org/abs/2303.09556)), section 3.4.
+# - Xiao, Rasul and Vollgraf 2017, *Fashion-MNIST* ([arXiv 1708.07747](https://arxiv.org/abs/1708.07747)).
 #
-# A U-Net on pixels gets slow when pictures get large. Next: make pictures small, without losing much,
-# [lesson 03](03_autoencoder.ipynb).
+# Exercises: [exercises/02_noise_predictor.ipynb](../exercises/02_noise_predictor.ipynb); each item answers at once.
+#
+# A U-Net on pixels gets slow when pictures get large. Next: make pictures small, without losing much, [lesson
+# 03](03_autoencoder.ipynb).

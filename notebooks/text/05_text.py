@@ -855,17 +855,23 @@ quiz(
 #
 # The papers, in the order of this lesson:
 #
-# - Sennrich, Haddow and Birch 2016, *Neural Machine Translation of Rare Words with Subword Units* (arXiv 1508.07909),
-#   section 3.2: byte pairs.
-# - Vaswani et al. 2017, *Attention Is All You Need* (arXiv 1706.03762), section 3.2 and equation 1.
-# - Dosovitskiy et al. 2021, *An Image is Worth 16x16 Words* (arXiv 2010.11929), section 3.1: patches.
-# - Radford et al. 2021, *Learning Transferable Visual Models From Natural Language Supervision* (arXiv 2103.00020),
-#   sections 2.3 to 2.5 and figure 3: CLIP.
-# - Rombach et al. 2022, *High-Resolution Image Synthesis with Latent Diffusion Models* (arXiv 2112.10752), section 3.3.
-# - Shazeer 2020, *GLU Variants Improve Transformer* (arXiv 2002.05202), equation 6.
-# - Hertz et al. 2022, *Prompt-to-Prompt Image Editing with Cross Attention Control* (arXiv 2208.01626), section 3.
-# - Tang et al. 2022, *What the DAAM: Interpreting Stable Diffusion Using Cross Attention* (arXiv 2210.04885), section
-#   3.
+# - Sennrich, Haddow and Birch 2016, *Neural Machine Translation of Rare Words with Subword Units* ([arXiv
+#   1508.07909](https://arxiv.org/abs/1508.07909)), section 3.2: byte pairs.
+# - Vaswani et al. 2017, *Attention Is All You Need* ([arXiv 1706.03762](https://arxiv.org/abs/1706.03762)), section 3.2
+#   and equation 1.
+# - Dosovitskiy et al. 2021, *An Image is Worth 16x16 Words* ([arXiv 2010.11929](https://arxiv.org/abs/2010.11929)),
+#   section 3.1: patches.
+# - Radford et al. 2021, *Learning Transferable Visual Models From Natural Language Supervision* ([arXiv
+#   2103.00020](https://arxiv.org/abs/2103.00020)), sections 2.3 to 2.5 and figure 3: CLIP.
+# - Rombach et al. 2022, *High-Resolution Image Synthesis with Latent Diffusion Models* ([arXiv
+#   2112.10752](https://arxiv.org/abs/2112.10752)), section 3.3.
+# - Shazeer 2020, *GLU Variants Improve Transformer* ([arXiv 2002.05202](https://arxiv.org/abs/2002.05202)), equation 6.
+# - Hertz et al. 2022, *Prompt-to-Prompt Image Editing with Cross Attention Control* ([arXiv
+#   2208.01626](https://arxiv.org/abs/2208.01626)), section 3.
+# - Tang et al. 2022, *What the DAAM: Interpreting Stable Diffusion Using Cross Attention* ([arXiv
+#   2210.04885](https://arxiv.org/abs/2210.04885)), section 3.
 #
-# Every run here was guided: the blank prompt stood beside yours. What guidance does, and what it costs, is
-# [lesson 06](06_guidance.ipynb).
+# Exercises: [exercises/05_text.ipynb](../exercises/05_text.ipynb); each item answers at once.
+#
+# Every run here was guided: the blank prompt stood beside yours. What guidance does, and what it costs, is [lesson
+# 06](06_guidance.ipynb).

@@ -128,6 +128,8 @@ x = torch.randn(100, 2, dtype=torch.float64, generator=torch.Generator().manual_
 (gradient,) = torch.autograd.grad(log_class(x, level).sum(), x)
 x = x.detach()
 with_class, without = left(x, level), everything(x, level)
+slope = torch.func.grad(lambda x: everything.log_density(x, level).sum())(x)
+torch.testing.assert_close(without, (x + level.sigma**2 * slope) / level.alpha)
 torch.testing.assert_close(with_class - without, level.sigma**2 / level.alpha * gradient)
 
 ours = extrapolate(with_class, without, 3.0)
@@ -582,7 +584,8 @@ guided_stops = sum(bool(0.5 < stop.ratio <= 4.0) for stop in run[:-1])
 print(f"{guided_stops} of {STEPS} steps are guided, so the network runs {STEPS + guided_stops} times, not {2 * STEPS}")
 
 # %% [markdown]
-# Both at a scale that is too large, 10, for four of the prompts. The number below is the clipping, as measured above.
+# Both at a scale that is too large, 10, for four of the prompts. The number beside each row is its clipping, as measured
+# above.
 
 # %%
 four = captions[::3]
@@ -696,13 +699,17 @@ quiz(
 # %% [markdown]
 # ## Go on
 #
-# - Ho and Salimans 2022, *Classifier-Free Diffusion Guidance* (arXiv 2207.12598), algorithm 1, equation 6, section 4.
-# - Dhariwal and Nichol 2021, *Diffusion Models Beat GANs on Image Synthesis* (arXiv 2105.05233), section 4: guidance
-#   with a classifier that was trained.
-# - Lin et al. 2023, *Common Diffusion Noise Schedules and Sample Steps are Flawed* (arXiv 2305.08891), section 3.4.
+# - Ho and Salimans 2022, *Classifier-Free Diffusion Guidance* ([arXiv 2207.12598](https://arxiv.org/abs/2207.12598)),
+#   algorithm 1, equation 6, section 4.
+# - Dhariwal and Nichol 2021, *Diffusion Models Beat GANs on Image Synthesis* ([arXiv
+#   2105.05233](https://arxiv.org/abs/2105.05233)), section 4: guidance with a classifier that was trained.
+# - Lin et al. 2023, *Common Diffusion Noise Schedules and Sample Steps are Flawed* ([arXiv
+#   2305.08891](https://arxiv.org/abs/2305.08891)), section 3.4.
 # - Kynkäänniemi et al. 2024, *Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in
-#   Diffusion Models* (arXiv 2404.07724), section 3.
-# - Bradley and Nakkiran 2024, *Classifier-Free Guidance is a Predictor-Corrector* (arXiv 2408.09000): what guidance
-#   does not sample from.
+#   Diffusion Models* ([arXiv 2404.07724](https://arxiv.org/abs/2404.07724)), section 3.
+# - Bradley and Nakkiran 2024, *Classifier-Free Guidance is a Predictor-Corrector* ([arXiv
+#   2408.09000](https://arxiv.org/abs/2408.09000)): what guidance does not sample from.
+#
+# Exercises: [exercises/06_guidance.ipynb](../exercises/06_guidance.ipynb); each item answers at once.
 #
 # Until now a sampler was given. Next you build several, and count what they cost: [lesson 07](07_samplers.ipynb).

@@ -30,7 +30,7 @@
 #
 # **You need** lesson 02 (what a denoiser estimates) and lesson 06 (guidance).
 #
-# **Time**: about 2 minutes of computing on two processor cores, an hour of reading and playing. Nothing is trained.
+# **Time**: about two minutes of computing on two processor cores, an hour of reading and playing. Nothing is trained.
 
 # %% [markdown]
 # ## Two test beds
@@ -159,9 +159,8 @@ check(my_ddpm, samplers.ddpm)
 # the two anew, in the proportion of the next level (Song et al. 2021, equation 12). A number $\eta$ says how much of
 # the old noise is replaced by fresh noise: with $\eta = 0$ none, and with $\eta = 1$ as much as DDPM does.
 
+
 # %%
-
-
 def my_ddim(denoise, x, run, rng=None, eta=0.0):
     for now, nxt in pairwise(run):
         x0 = denoise(x, now)
@@ -198,9 +197,8 @@ print("DDIM with eta = 1 is DDPM")
 # (Karras et al. 2022, equation 1; their $\sigma$ is our $r$). The slope is the noise. Euler's method goes straight
 # along the slope at the start of the step.
 
+
 # %%
-
-
 def my_euler(denoise, x, run, rng=None):
     for now, nxt in pairwise(run):
         x0 = denoise(x, now)
@@ -223,9 +221,8 @@ check(my_euler, samplers.ddim)  # yes, ddim
 # second evaluation a step. At the clean end there is no noise to measure a slope from, so the last step stays Euler's:
 # $n$ steps cost $2n - 1$ evaluations.
 
+
 # %%
-
-
 def my_heun(denoise, x, run, rng=None):
     for now, nxt in pairwise(run):
         stride = nxt.sigma / nxt.alpha - now.sigma / now.alpha
@@ -276,10 +273,10 @@ check(my_plms, samplers.plms)
 # Now look at the equation in other variables: $x$ itself, against half the logarithm of the signal-to-noise ratio,
 #
 # $$\lambda = \log \frac{\alpha}{\sigma}, \qquad
-#   \frac{dx}{d\lambda} = \underbrace{-\alpha^2\, x}_{\text{known}} + \alpha\, \hat x_0(x, \lambda).$$
+#   \frac{dx}{d\lambda} = -\alpha^2\, x + \alpha\, \hat x_0(x, \lambda).$$
 #
-# The right side has two parts. The first is linear in $x$ and has nothing to do with the network; the second is the
-# network. Such an equation is called *semi-linear*, and its linear part can be solved with pen and paper. What comes
+# The right side has two parts. The first is known: it is linear in $x$ and has nothing to do with the network. The second
+# is the network. Such an equation is called *semi-linear*, and its linear part can be solved with pen and paper. What comes
 # out is exact, for a step of any size (Lu et al. 2022b, equation 8; Lu et al. 2022, equation 3.4, is the same for
 # $\hat\epsilon$):
 #
@@ -294,9 +291,8 @@ check(my_plms, samplers.plms)
 #
 # All that a sampler still has to do is to guess one mean. In code, the formula is one line.
 
+
 # %%
-
-
 def move(x, mean_x0, now, nxt):
     keep = nxt.sigma / now.sigma
     return keep * x + (nxt.alpha - now.alpha * keep) * mean_x0
@@ -336,9 +332,8 @@ torch.testing.assert_close(leap, walk[-1].x, rtol=0, atol=5e-3)
 # The simplest guess of the mean is the estimate at the start of the step. That is DPM-Solver of first order, and
 # it is something you know.
 
+
 # %%
-
-
 def first_order(denoise, x, run, rng=None):
     for now, nxt in pairwise(run):
         x = move(x, denoise(x, now), now, nxt)
@@ -460,9 +455,8 @@ guesses_figure()
 # The loop has one more rule. Where a step ends without noise, $\lambda$ is infinite and a line leads nowhere, so
 # the last step is DDIM's. (With fewer than 15 steps the authors do so at any end.)
 
+
 # %%
-
-
 def my_dpmpp_2m(denoise, x, run, rng=None):
     steps, before = len(run) - 1, None
     for i, (now, nxt) in enumerate(pairwise(run)):
@@ -640,9 +634,8 @@ order_figure()
 # > order is a promise for many steps. The package keeps the published form as the default, so that its pictures are
 # > the published ones. The repaired step is the parabola that you already have:
 
+
 # %%
-
-
 def third_order_step(x, now, nxt, known):
     """known: the last three (level, x0)."""
     return move(x, mean_over_step(now, nxt, known), now, nxt)
@@ -899,8 +892,8 @@ assert stochastic["ddpm"][100] < 0.5 * stochastic["ddpm"][10]
 
 # %% [markdown]
 # **What to see.** All approach the last row, the best that 2,000 points can do. With 5 steps DDPM is behind DDIM, and
-# DDIM behind DPM-Solver++ 2M. On so smooth a toy the gap is small; on photographs it is not: Song et al. (2021, table
-# 1) report for CIFAR-10 and 10 steps a Fréchet distance of 13.4 with $\eta = 0$ and of 41.1 with $\eta = 1$. Now the
+# DDIM behind DPM-Solver++ 2M. On so smooth a toy the gap is small; on photographs it is not: for CIFAR-10 and 10 steps
+# Song et al. (2021, table 1) report a Fréchet distance of 13.4 with $\eta = 0$ and of 41.1 with $\eta = 1$. Now the
 # same with emoji: one seed, and more and more evaluations, by Karras' spacing.
 
 # %%
@@ -963,6 +956,9 @@ compare_samplers(shown, [4, 5, 8, 10, 15, 20], title=asked.captions[which])
 #   Karras' spacing beats an even one.
 # - Stochastic samplers converge to the distribution, not to a picture, and need more steps.
 
+# %% [markdown]
+# ## Check yourself
+
 # %% tags=["hide-input"]
 from ldm_edu.viz import quiz
 from ldm_edu.viz.quiz import Choice, Question
@@ -1021,15 +1017,24 @@ quiz(
 # %% [markdown]
 # ## Go on
 #
-# - Ho, Jain and Abbeel 2020, arXiv 2006.11239, equations 6 and 7: the chain and its posterior.
-# - Song, Meng and Ermon 2021, arXiv 2010.02502, equations 12 and 16: DDIM and its $\eta$.
-# - Song et al. 2021b, arXiv 2011.13456, section 4.3: the probability flow ODE.
-# - Karras et al. 2022, arXiv 2206.00364, equations 1 and 5 and algorithm 1: its variables, spacing, Heun.
-# - Liu et al. 2022, arXiv 2202.09778: PNDM and PLMS.
-# - Lu et al. 2022, arXiv 2206.00927, equation 3.4 and section 4.1; and 2022b, arXiv 2211.01095, equation 8 and
-#   algorithm 2: DPM-Solver and DPM-Solver++.
-# - Zhao et al. 2023, arXiv 2302.04867, algorithms 1 and 2: UniPC.
-# - Lin et al. 2023, arXiv 2305.08891, table 2: spacings, and why a run should begin at pure noise.
+# - Ho, Jain and Abbeel 2020, *Denoising Diffusion Probabilistic Models* ([arXiv
+#   2006.11239](https://arxiv.org/abs/2006.11239)), equations 6 and 7: the chain and its posterior.
+# - Song, Meng and Ermon 2021, *Denoising Diffusion Implicit Models* ([arXiv
+#   2010.02502](https://arxiv.org/abs/2010.02502)), equations 12 and 16: DDIM and its $\eta$.
+# - Song et al. 2021b, *Score-Based Generative Modeling through Stochastic Differential Equations* ([arXiv
+#   2011.13456](https://arxiv.org/abs/2011.13456)), section 4.3: the probability flow ODE.
+# - Karras et al. 2022, *Elucidating the Design Space of Diffusion-Based Generative Models* ([arXiv
+#   2206.00364](https://arxiv.org/abs/2206.00364)), equations 1 and 5 and algorithm 1: its variables, spacing, Heun.
+# - Liu et al. 2022, *Pseudo Numerical Methods for Diffusion Models on Manifolds* ([arXiv
+#   2202.09778](https://arxiv.org/abs/2202.09778)): PNDM and PLMS.
+# - Lu et al. 2022, *DPM-Solver* ([arXiv 2206.00927](https://arxiv.org/abs/2206.00927)), equation 3.4 and section 4.1;
+#   and 2022b, *DPM-Solver++* ([arXiv 2211.01095](https://arxiv.org/abs/2211.01095)), equation 8 and algorithm 2.
+# - Zhao et al. 2023, *UniPC* ([arXiv 2302.04867](https://arxiv.org/abs/2302.04867)), algorithms 1 and 2.
+# - Lin et al. 2023, *Common Diffusion Noise Schedules and Sample Steps are Flawed* ([arXiv
+#   2305.08891](https://arxiv.org/abs/2305.08891)), table 2: spacings, and why a run should begin at pure noise.
 #
-# This was the last lesson for now. What you have built, from the schedule to the sampler, is the whole of the map in
-# [lesson 00](00_start_here.ipynb): go back to it, and read each line again.
+# Exercises: [exercises/07_samplers.ipynb](../exercises/07_samplers.ipynb); each item answers at once.
+#
+# What you have built, from the schedule to the sampler, is the whole of the map in [lesson 00](00_start_here.ipynb): go
+# back to it, and read each line again. The same classes at Stable Diffusion's size are
+# [lesson 08](08_stable_diffusion.ipynb).
