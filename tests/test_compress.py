@@ -1,11 +1,15 @@
 """The four small autoencoders that differ in f: about one size, saved and loaded alike."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from ldm_edu.checkpoint.io import save_tensors
+from ldm_edu.datasets.backgrounds import background, composite
+from ldm_edu.datasets.emoji import emoji_tensors
+from ldm_edu.evaluate.psnr import psnr_score
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.training.compress import CONFIGS, cuttings, load_compress
 
@@ -38,3 +42,17 @@ def test_cuttings_are_repeated_by_their_seed() -> None:
 def test_another_factor_is_refused() -> None:
     with pytest.raises(ValueError, match="f = 3"):
         load_compress(3)
+
+
+def test_the_shipped_ones_lose_more_the_more_they_compress() -> None:
+    held_out = emoji_tensors("concepts").rgba[::12]
+    pictures = composite(held_out, background("white", len(held_out)))  # (N, 3, 64, 64)
+    with torch.no_grad():
+        scores = [psnr_score(_there_and_back(factor), pictures).mean for factor in CONFIGS]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > scores[-1] + 6.0
+
+
+def _there_and_back(factor: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    model = load_compress(factor)
+    return lambda x: model.decode(model.encode(x).mode)

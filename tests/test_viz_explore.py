@@ -99,6 +99,11 @@ def test_the_words_know_the_end() -> None:
     assert re.search(r"t = 799, alpha = 0\.\d+, sigma = 0\.\d+; signal-to-noise ratio", explorer.words(0))
 
 
+def test_the_words_tell_the_guidance_if_there_was_one() -> None:
+    assert explore(run(), Decoder(), guidance=5.0).words(0).endswith("Guidance scale 5.")
+    assert "Guidance" not in explore(run(), Decoder()).words(0)
+
+
 def test_a_title_is_text() -> None:
     box = explore(run(), Decoder(), title="<script>").widget()
     assert "&lt;script&gt;" in box.children[0].value

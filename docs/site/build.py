@@ -6,6 +6,7 @@
 The sources are gathered in a folder beside it first, so that nothing is written into the checkout.
 """
 
+import argparse
 import importlib
 import re
 import shutil
@@ -106,7 +107,9 @@ def build(target: Path) -> int:
 
 def main() -> None:
     """Build, and say where."""
-    target = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build" / "site").resolve()
+    parser = argparse.ArgumentParser(description="Build the site.")
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "build" / "site", help="build/site if left out")
+    target = parser.parse_args().folder.resolve()
     if status := build(target):
         sys.exit(status)
     print(f"open {target / 'index.html'}")

@@ -31,7 +31,14 @@ BATCH = 8  # latents decoded at once
 
 
 @torch.no_grad()
-def explore(steps: Iterable[Step], decode: Decode | None = None, *, picture: int = 0, title: str = "") -> "Explorer":
+def explore(
+    steps: Iterable[Step],
+    decode: Decode | None = None,
+    *,
+    picture: int = 0,
+    title: str = "",
+    guidance: float | None = None,
+) -> "Explorer":
     """Look at a run step by step: the last line of a notebook's cell.
 
     Parameters
@@ -39,6 +46,7 @@ def explore(steps: Iterable[Step], decode: Decode | None = None, *, picture: int
     steps : any run, also one that is still to be taken (a sampler's generator).
     decode : latents (B, C, h, w) to pictures (B, 3, H, W) in [-1, 1], as in ``model.decode``. None: pixels.
     picture : which one of the batch.
+    guidance : the scale that the run was guided with, to be shown; a step does not know it.
 
     Raises
     ------
@@ -50,7 +58,7 @@ def explore(steps: Iterable[Step], decode: Decode | None = None, *, picture: int
         raise ValueError("there is nothing to explore: the run has no step")
     if len(run[0].x) == 0:
         raise ValueError(f"the batch has no picture {picture}; the first is 0")
-    return Explorer(tuple(run), _views(run, decode), decode, title)
+    return Explorer(tuple(run), _views(run, decode), decode, title, guidance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +84,7 @@ class Explorer:
     views: tuple[View, ...]
     decode: Decode | None
     title: str = ""
+    guidance: float | None = None
 
     @cached_property
     def film(self) -> Drawing:
@@ -102,9 +111,10 @@ class Explorer:
         step = self.steps[place]
         alpha, sigma = float(step.level.alpha), float(step.level.sigma)
         ratio = "no noise is left" if sigma == 0 else f"signal-to-noise ratio {(alpha / sigma) ** 2:.3g}"
+        guided = "" if self.guidance is None else f" Guidance scale {self.guidance:g}."
         return (
             f"After step {place + 1} of {len(self.steps)}: t = {float(step.level.t):.0f}, "
-            f"alpha = {alpha:.3f}, sigma = {sigma:.3f}; {ratio}."
+            f"alpha = {alpha:.3f}, sigma = {sigma:.3f}; {ratio}.{guided}"
         )
 
     def page(self, place: int) -> str:

@@ -219,11 +219,13 @@ film_strip(steps, model.decode)
 from ldm_edu.viz import explore
 
 name = "sunflower, twemoji style"
-explore(model.generate([name], seeds=[3]), model.decode, title=name)
+run = explore(model.generate([name], seeds=[3], guidance=5.0), model.decode, title=name, guidance=5.0)
+run
 
 # %% [markdown]
 # **Try it.** Find the step after which you know what it will be. Read its signal-to-noise ratio below the slider. Then
-# look at the sample itself at that step: would you have known?
+# look at the sample itself at that step: would you have known? To keep the run: `run.save_gif("run.gif")` writes it as a
+# moving picture, `run.film.save("run.png")` as the strip.
 
 # %% [markdown]
 # ## What changes the picture

@@ -419,8 +419,8 @@ curves
 # *distortion* is what is lost, measured as PSNR on the 64 unseen pictures. Four ways to compress stand side by side:
 #
 # - the best **linear** code, at every $f$;
-# - four **small networks** of one size, about 65,000 parameters, that differ in $f$ only. They come with the course,
-#   trained like yours but for longer: `python -m ldm_edu.training.compress`;
+# - four **small networks** of about one size, 65,000 parameters, that differ in $f$. They come with the course, trained
+#   like yours, at half your learning rate for 3,000 steps: `python -m ldm_edu.training.compress`;
 # - **yours**, at $f = 8$;
 # - the **emoji model**'s own autoencoder, at $f = 4$: forty times as many parameters, and over an hour of training.
 #
@@ -510,8 +510,8 @@ drawing(figure, alt=f"PSNR against rate, rising to the right in both plots. {wor
 
 # %% [markdown]
 # **What to see.** Every step to the left keeps a quarter of the numbers and costs decibels, whatever the method: that is
-# the *distortion* that a *rate* buys. The small networks end about where the linear codes do; so much training only
-# brings them level with what linear algebra gives for nothing. The star stands far above at the *same* number of latent
+# the *distortion* that a *rate* buys. The small networks and yours end about where the linear codes do, a little above or
+# below: two minutes of training bring them level with what linear algebra gives for nothing. The star stands far above at the *same* number of latent
 # values: width and patience, and more said with each number (right plot). Rombach et al. (2022, section 4.1) train
 # diffusion models on latents of $f$ = 1 to 32 and find 4 to 16 a good balance: small factors leave the diffusion model
 # slow, large ones lose too much.
