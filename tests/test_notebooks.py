@@ -76,6 +76,25 @@ def test_the_saved_notebook_shows_its_pictures(lesson: Path) -> None:
     assert pictures, "no picture is saved"
 
 
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.stem)
+def test_a_lesson_has_its_parts(text: Path) -> None:
+    words = text.read_text(encoding="utf-8")
+    parts = ["**The question.**", "**After this lesson you can**", "**You need**", "**Time**", "**What to see.**"]
+    parts += ["## Recap", "quiz(", "## Go on", "arXiv"]
+    if (ROOT / "exercises" / f"{text.stem}.ipynb").is_file():
+        parts += [f"(../exercises/{text.stem}.ipynb)", "assert_close("]
+    assert [part for part in parts if part not in words] == []
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
+def test_every_picture_of_a_lesson_has_words(lesson: Path) -> None:
+    shown = [o for cell in nbformat.read(lesson, as_version=4).cells for o in cell.get("outputs", [])]
+    pages = [output["data"].get("text/html", "") for output in shown if "data" in output]
+    pictures = [tag for page in pages for tag in re.findall(r"<img [^>]*>", page)]
+    assert pictures
+    assert [tag[-200:] for tag in pictures if not re.search(r'alt="[^"]{10,}"', tag)] == []
+
+
 @pytest.mark.slow
 @pytest.mark.notebook
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)

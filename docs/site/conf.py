@@ -40,6 +40,8 @@ html_math_renderer = "mathml"
 html_favicon = "_static/favicon.png"
 html_theme_options = {
     "logo": {"text": html_title},
+    "header_links_before_dropdown": 4,
+    "navbar_persistent": ["search-button"],  # small, so that the bar stays one row
     "show_prev_next": True,
     "navigation_depth": 2,
     "show_toc_level": 2,

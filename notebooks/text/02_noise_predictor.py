@@ -640,7 +640,8 @@ with look():
     progress = drawing(
         figure,
         "The loss per noise level after three numbers of steps, on a logarithmic axis. It falls with the time t and "
-        "with training. Your dots lie in the shaded band; the crosses of the broken network lie above it, most of all where t is large.",
+        "with training. Your dots lie in the shaded band; the crosses of the broken network lie above it, the more so "
+        "the larger t is.",
     )
 progress
 

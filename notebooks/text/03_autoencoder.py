@@ -407,9 +407,9 @@ assert last < 0.7 * first
 curves
 
 # %% [markdown]
-# **What to see.** L1 falls, and goes up and down with what each batch happens to hold. KL rises: that is what the encoder
-# pays for telling more, and it pays as long as the decoder makes use of it. Neither is at its end. What is missing is
-# width and patience: the emoji model's recipe (`ldm_edu.training.recipes`) has these lines, wider layers, larger batches,
+# **What to see.** L1 falls, and goes up and down with what each batch happens to hold. KL rises at first: that is what the
+# encoder pays for telling more, and it pays as long as the decoder makes use of it. L1 is not at its end yet. What is
+# missing is width and patience: the emoji model's recipe (`ldm_edu.training.recipes`) has these lines, wider layers, larger batches,
 # the two other losses and several times the steps.
 
 # %% [markdown]
@@ -509,8 +509,8 @@ words = "; ".join(
 drawing(figure, alt=f"PSNR against rate, rising to the right in both plots. {words}.")
 
 # %% [markdown]
-# **What to see.** Every step to the left keeps a quarter of the numbers and costs decibels, whatever the method: that is
-# the *distortion* that a *rate* buys. The small networks and yours end about where the linear codes do, a little above or
+# **What to see.** Every step to the left keeps a quarter of the numbers and costs decibels, whatever the method: less
+# rate, more distortion. The small networks and yours end about where the linear codes do, a little above or
 # below: two minutes of training bring them level with what linear algebra gives for nothing. The star stands far above at the *same* number of latent
 # values: width and patience, and more said with each number (right plot). Rombach et al. (2022, section 4.1) train
 # diffusion models on latents of $f$ = 1 to 32 and find 4 to 16 a good balance: small factors leave the diffusion model
