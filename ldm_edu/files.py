@@ -1,5 +1,6 @@
 """Writing a file so that a reader sees the old one or the new one, and never half of either."""
 
+import contextlib
 import errno
 import os
 import re
@@ -46,20 +47,25 @@ def atomic_write_all(writes: Mapping[Path, Callable[[Path], None]]) -> None:
     # in the same folder, since a rename cannot cross disks
     beside = {path: path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}") for path in writes}
     path = Path()
+    made: list[Path] = []  # folders that were not there before, the inner ones first
     try:
         for path, write in writes.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            made = [*_make_folder(path.parent), *made]
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             _call(write, beside[path])
             _flush(beside[path])
         for path in writes:
             os.replace(beside[path], path)
+        made = []  # they hold something now
     except OSError as error:
         raise SaveError(error.errno, f"{path} was not saved: {_remedy(error, path)}") from error
     finally:
         for part in beside.values():
             _remove(part)
+        for folder in made:
+            with contextlib.suppress(OSError):  # something else is in it by now
+                folder.rmdir()
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
@@ -70,6 +76,13 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
 def atomic_write_text(path: Path, text: str) -> None:
     """`atomic_write` for text, as UTF-8 with Unix line ends on every system."""
     atomic_write_bytes(path, text.encode())
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Make a folder and those around it; tell which of them are new, the inner ones first."""
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return new
 
 
 def _write_bytes(path: Path, data: bytes) -> None:

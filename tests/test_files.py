@@ -172,3 +172,16 @@ def test_a_really_read_only_disk(small_disk: Path) -> None:
     with pytest.raises(SaveError, match="read-only"):
         atomic_write_bytes(target, b"new")
     assert target.read_bytes() == b"old"
+
+
+def test_folders_that_were_made_for_nothing_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+
+    def fail(beside: Path) -> None:
+        raise ValueError("no")
+
+    for write in (fail, lambda beside: None):  # the second writes no file, which is an error of the system
+        paths = [tmp_path / "new" / "a" / "b", tmp_path / "new" / "c", tmp_path / "old" / "d"]
+        with pytest.raises((ValueError, SaveError)):
+            atomic_write_all({paths[0]: Path.touch, paths[1]: Path.touch, paths[2]: write})
+        assert [path.name for path in tmp_path.rglob("*")] == ["old"]

@@ -186,8 +186,8 @@ def _open_pickle(path: Path) -> WeightFile:
         raise CheckpointError(f"there is no file {path}. Check the path.") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is a pickle that asks for more than weights, and a pickle can run any program, so it was not "
-            f"opened{_what_it_asks_for(error)}. Take the .safetensors file of the same model."
+            f"{path} is a pickle that {_what_it_asks_for(error)}, and a pickle can run any program, so it was not "
+            "opened. Take the .safetensors file of the same model."
         ) from error
     except (RuntimeError, ValueError, EOFError, OSError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise CheckpointError(f"{path} is damaged, or no file of PyTorch's. Copy or download it anew.") from error
@@ -222,5 +222,5 @@ def _what_it_asks_for(error: Exception) -> str:
     """The name that PyTorch's reader refused: "GLOBAL posix.system was not an allowed global"."""
     words = str(error).split()
     with contextlib.suppress(ValueError, IndexError):
-        return f": it wants {words[words.index('GLOBAL') + 1]}"
-    return ""
+        return f"asks for more than weights (for {words[words.index('GLOBAL') + 1]})"
+    return "is damaged, or asks for more than weights"
