@@ -35,9 +35,19 @@ def build(preset: Preset) -> dict[str, Any]:
 
 
 def build_on_meta(preset: Preset) -> dict[str, Any]:
-    """The same on the ``meta`` device: names and shapes, no numbers and no memory, until a checkpoint fills them."""
-    with torch.device("meta"), _Uninitialised():
-        return build(preset)
+    """The same on the ``meta`` device: names and shapes, no numbers and no memory, until a checkpoint fills them.
+
+    Raises
+    ------
+    ValueError
+        if the preset, which may come from a file, describes no network.
+    """
+    try:
+        with torch.device("meta"), _Uninitialised():
+            return build(preset)
+    except (RuntimeError, TypeError, ZeroDivisionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{preset.name} describes no network ({reason}); check its config") from error
 
 
 class _Uninitialised(TorchFunctionMode):

@@ -10,6 +10,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
+MAX_COUNT = 10**6  # of anything that a config counts
 Prediction = Literal["eps", "x0", "v", "flow"]
 
 
@@ -41,6 +42,8 @@ class UNetConfig:
             raise ValueError(
                 f"give exactly one of heads and head_dim, not heads={self.heads} and head_dim={self.head_dim}"
             )
+        if (self.heads or self.head_dim or 0) < 1:
+            raise ValueError(f"heads={self.heads} and head_dim={self.head_dim}: attention needs at least one of either")
         if len(self.depth) != len(self.mults):
             raise ValueError(f"depth={self.depth} and mults={self.mults} must name the same number of levels")
         _divides("groups", self.groups, [self.channels * m for m in self.mults])
@@ -149,7 +152,7 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
     Raises
     ------
     ValueError
-        if a field is unknown or missing, naming it.
+        if a field is unknown, missing, or of another type, naming it.
     """
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
@@ -159,17 +162,32 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
     missing = [n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING]
     if missing:
         raise ValueError(f"{kind.__name__} lacks the field {', '.join(missing)}")
-    return kind(**{name: _read(hints[name], value) for name, value in values.items()})
+    return kind(**{name: _read(name, hints[name], value) for name, value in values.items()})
 
 
-def _read(hint: Any, value: Any) -> Any:
-    if value is None:
+def _read(name: str, hint: Any, value: Any) -> Any:
+    if value is None and (hint is None or type(None) in typing.get_args(hint)):
         return None
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        if dataclasses.is_dataclass(option):
+    for option in typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,):
+        if dataclasses.is_dataclass(option) and isinstance(value, dict):
             return from_dict(typing.cast(type, option), value)
-    return tuple(value) if isinstance(value, list) else value
+        if _is(option, value):
+            return tuple(value) if isinstance(value, list) else value
+    raise ValueError(f"{name} is {str(value)[:40]!r}, which is no {str(hint).removeprefix('typing.')}")
+
+
+def _is(hint: Any, value: Any) -> bool:
+    """Whether a value read from a file is of a field's type; a count has a size that a model can have."""
+    match typing.get_origin(hint):
+        case typing.Literal:
+            return value in typing.get_args(hint)
+        case origin if origin is tuple:
+            return isinstance(value, (list, tuple)) and all(_is(typing.get_args(hint)[0], item) for item in value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return not isinstance(hint, type) or isinstance(value, hint)
 
 
 def _divides(name: str, divisor: int, widths: list[int]) -> None:

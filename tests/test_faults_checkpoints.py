@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
@@ -323,3 +324,55 @@ def test_notes_that_describe_no_model(tmp_path: Path, sound: Path, note: str) ->
     safetensors.torch.save_file(file, tmp_path / "sd.safetensors", {"ldm_edu.preset": note})
     for command in COMMANDS:
         assert "describes no model" in refusal(command, tmp_path / "sd.safetensors", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        ("unet.blocks", 10**6), ("unet.blocks", 10**12), ("unet.blocks", -1), ("unet.blocks", "many"),
+        ("unet.blocks", 1.5), ("unet.depth", [10**6, 10**6]), ("unet.mults", [1, "a"]), ("unet.mults", []),
+        ("unet.channels", 0), ("unet.groups", 0), ("unet.heads", 0), ("unet.heads", [2]), ("text.layers", 10**6),
+        ("text.layers", None), ("text.heads", 3), ("text.vocab", 3), ("autoencoder.channels", True),
+        ("autoencoder.scale", "large"), ("schedule.kind", "wild"), ("schedule.steps", -1), ("prediction", "luck"),
+        ("name", 3), ("autoencoder", 7), ("unet", None),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_config_that_no_model_has(tmp_path: Path, sound: Path, path: str, value: Any) -> None:
+    """As the note of a single file, and as the config of a folder of our own."""
+    folder = tmp_path / "ours"
+    shutil.copytree(sound.parent / "toy", folder)
+    config = json.loads((folder / "config.json").read_text())
+    *outer, last = path.split(".")
+    inner = config[outer[0]] if outer else config
+    inner[last] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    del config["format"]
+    file = tmp_path / "sd.safetensors"
+    safetensors.torch.save_file(safetensors.torch.load_file(sound), file, {"ldm_edu.preset": json.dumps(config)})
+    for place in (folder, file):
+        refusal("generate", place, tmp_path)
+        refusal("convert", place, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "part, change",
+    [
+        ("unet", {"layers_per_block": 10**7}), ("unet", {"layers_per_block": "two"}), ("unet", {"in_channels": None}),
+        ("unet", {"block_out_channels": [0, 0]}), ("unet", {"norm_num_groups": 0}), ("unet", {"sample_size": "x"}),
+        ("unet", {"transformer_layers_per_block": [1]}), ("vae", {"latent_channels": "4"}),
+        ("vae", {"scaling_factor": []}),
+        ("text_encoder", {"num_hidden_layers": 10**7}), ("text_encoder", {"vocab_size": 1.5}),
+        ("scheduler", {"num_train_timesteps": "many"}), ("scheduler", {"beta_start": None}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_diffusers_config_that_no_model_has(tmp_path: Path, sound: Path, part: str, change: dict[str, Any]) -> None:
+    folder = tmp_path / "theirs"
+    assert run("convert", sound.parent / "toy", folder, "--to", "diffusers").returncode == 0
+    path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    if change == {"sample_size": "x"}:  # then the usual size is taken
+        assert run("inspect", folder).returncode == 0
+    else:
+        refusal("generate", folder, tmp_path)

@@ -15,7 +15,7 @@ from ldm_edu.checkpoint.errors import PICKLES, CheckpointError, listed
 from ldm_edu.checkpoint.keymaps import Layout
 from ldm_edu.checkpoint.mapped import open_weights
 from ldm_edu.checkpoint.parts import Checkpoint, Entry, Part, Weights, pairs_of, parts_of
-from ldm_edu.config import PRESETS, Preset
+from ldm_edu.config import PRESETS, Preset, from_dict, to_dict
 
 FOLDERS = {"unet": "unet", "autoencoder": "vae", "text": "text_encoder"}
 STEMS = {"unet": "diffusion_pytorch_model", "autoencoder": "diffusion_pytorch_model", "text": "model"}
@@ -71,10 +71,15 @@ def read_preset(path: Path) -> Preset:
     schedule, prediction = _config(path / "scheduler" / "scheduler_config.json", configs.read_schedule)
     side = _json(path / "unet" / "config.json").get("sample_size")
     size = side * autoencoder.factor if isinstance(side, int) and side > 0 else 64 * autoencoder.factor
+    found = Preset(path.resolve().name, size, unet, autoencoder, text, schedule=schedule, prediction=prediction)
+    try:
+        from_dict(Preset, to_dict(found))  # every field is of its type
+    except ValueError as error:
+        raise CheckpointError(f"the configs in {path} describe no model: {error}. Download it anew.") from error
     for known in PRESETS.values():
         if (known.unet, known.autoencoder, known.text) == (unet, autoencoder, text):
             return dataclasses.replace(known, size=size, schedule=schedule, prediction=prediction)
-    return Preset(path.resolve().name, size, unet, autoencoder, text, schedule=schedule, prediction=prediction)
+    return found
 
 
 def weight_files(path: Path, part: str, weights: Weights | None = None) -> list[Path]:
@@ -141,7 +146,7 @@ def _config(path: Path, read: Callable[[dict[str, Any], str], Any]) -> Any:
         return read(values, str(path))
     except CheckpointError:
         raise
-    except (ValueError, TypeError, AttributeError, IndexError, KeyError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, AttributeError, IndexError, KeyError, ArithmeticError) as error:
         raise CheckpointError(f"{path} describes no network: {error}. Download the model anew.") from error
 
 

@@ -108,7 +108,7 @@ def load_preset(folder: Path) -> Preset:
         )
     try:
         preset: Preset = from_dict(Preset, values)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise CheckpointError(f"{path} describes no model: {error}.") from error
     return preset
 

@@ -17,6 +17,7 @@ from ldm_edu.checkpoint.keymaps import Layout, Pair, autoencoder_pairs, text_pai
 from ldm_edu.checkpoint.mapped import Stored, WeightFile
 from ldm_edu.config import Preset
 
+MAX_LAYERS = 10_000
 Weights = Literal["ema", "last"]  # which copy of the U-Net: the average over training, or the last step's
 Family = Literal["ldm-edu", "diffusers", "compvis"]
 
@@ -156,6 +157,7 @@ def pairs_of(part: str, preset: Preset, layout: Layout | Literal["ldm-edu"], pre
 
     ``prefix`` stands before the text encoder's names, see `text_pairs`.
     """
+    _refuse_giants(preset)
     theirs: Layout = "diffusers" if layout == "ldm-edu" else layout
     pairs: Iterable[Pair]
     if part == "unet":
@@ -174,3 +176,13 @@ def pairs_of(part: str, preset: Preset, layout: Layout | Literal["ldm-edu"], pre
 def parts_of(preset: Preset) -> list[str]:
     """The networks that a preset asks for, by the names of their files."""
     return [part for part in ("unet", "autoencoder", "text", "classes") if getattr(preset, part) is not None]
+
+
+def _refuse_giants(preset: Preset) -> None:
+    """A damaged or hostile config may ask for more layers than there is time to name."""
+    unet, text, autoencoder = preset.unet, preset.text, preset.autoencoder
+    layers = len(unet.mults) * (unet.blocks + 1) * (2 + max((*unet.depth, unet.mid_depth), default=0))
+    layers += len(autoencoder.mults) * (autoencoder.blocks + 1) if autoencoder else 0
+    layers += text.layers if text else 0
+    if layers > MAX_LAYERS:
+        raise CheckpointError(f"{preset.name} asks for {layers:,} layers, which describes no model: check its config.")

@@ -155,7 +155,7 @@ def _noted_preset(file: WeightFile) -> Preset | None:
         return None
     try:
         preset: Preset = from_dict(Preset, json.loads(file.metadata[NOTE]))
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise CheckpointError(f"{file.path} describes no model: {error}. Convert it anew.") from error
     return preset
 
