@@ -43,8 +43,11 @@ def test_ratios_are_taken_within_a_round() -> None:
 
 def test_the_arithmetic_of_stable_diffusion() -> None:
     """Without the keys and values of the context, which are computed once a run."""
-    assert bench_step.step_flops(SD15, 512) == pytest.approx(2 * 800.3e9, rel=1e-3)
-    assert bench_step.step_flops(SD15, 1024) / bench_step.step_flops(SD15, 512) == pytest.approx(5.837, rel=1e-3)
+    small, large = (bench_step.step_flops(SD15, size) for size in (512, 1024))
+    assert sum(small.values()) == pytest.approx(2 * 800.3e9, rel=1e-3)
+    assert sum(large.values()) / sum(small.values()) == pytest.approx(5.837, rel=1e-3)
+    assert large["convolutions"] == pytest.approx(4 * small["convolutions"])
+    assert small["attention"] < large["attention"] / 10  # self-attention grows by 16, cross-attention by 4
 
 
 def test_two_sizes() -> None:

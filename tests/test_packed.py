@@ -11,7 +11,8 @@ from torch import nn
 from ldm_edu.config import TOY
 from ldm_edu.latent_diffusion import LatentDiffusion
 from ldm_edu.models.unet import UNet
-from ldm_edu.nn.packed import PackedConv2d, PackedLinear, PackedPointwise, pack
+from ldm_edu.nn.attention import Attention
+from ldm_edu.nn.packed import FusedSelfAttention, PackedConv2d, PackedLinear, PackedPointwise, fuse, pack
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 
@@ -100,6 +101,28 @@ def test_a_packed_network_is_not_saved_moved_or_converted(tmp_path: Path) -> Non
         model.save(tmp_path)
     with pytest.raises(ValueError, match="load it again to move or convert it"):
         model.to(dtype=torch.bfloat16)
+
+
+def test_three_maps_as_one() -> None:
+    """Self-attention of U-Net (without biases) and autoencoder (with); cross-attention keeps its three maps."""
+    model = LatentDiffusion.from_preset(TOY)
+    for module in model.modules().values():
+        for parameter in module.parameters():
+            nn.init.normal_(parameter, std=0.1)
+    cond, x = model.condition(["red apple"]), torch.randn(1, 4, 8, 8)
+    fused = copy.deepcopy(model)
+    fuse(fused.unet)
+    assert fused.autoencoder is not None
+    fuse(fused.autoencoder)
+    with torch.no_grad():
+        a, b = (each.unet(x, torch.tensor(500), cond.context) for each in (model, fused))
+    torch.testing.assert_close(a, b)
+    torch.testing.assert_close(model.decode(x), fused.decode(x))
+    kinds = {name: type(m) for name, m in fused.unet.named_modules() if name.endswith("attention")}
+    assert {kind for name, kind in kinds.items() if name.endswith("self_attention")} == {FusedSelfAttention}
+    assert {kind for name, kind in kinds.items() if name.endswith("cross_attention")} == {Attention}
+    with pytest.raises(ValueError, match="load it again to save"):
+        fused.unet.state_dict()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -3,7 +3,7 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ldm_edu.evaluate.record import Section
     from ldm_edu.latent_diffusion import LatentDiffusion
 
+Part = Literal["all", "step", "picture", "training"]
 Out = Annotated[Path | None, typer.Option(help="Where the numbers go as well, a .json.")]
 
 
@@ -119,6 +120,26 @@ def samplers(
     began = time.perf_counter()
     section = bench_samplers(steps=steps, rounds=rounds)
     report({"steps": steps, "rounds": rounds}, [section], began, out)
+
+
+@bench.command("gpu")
+def gpu(
+    part: Annotated[Part, typer.Argument(help="What to measure.")] = "all",
+    preset: Annotated[str, typer.Option(help="The preset, or a checkpoint's folder; weights are random.")] = "sd15",
+    size: Annotated[int, typer.Option(min=1, help="Side of the picture in pixels.")] = 512,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed bursts of each, in turn.")] = 20,
+    out: Out = None,
+) -> None:
+    """Measure drawing and training on a GPU against its roof and diffusers; compiling takes some minutes.
+
+    The record is written anew after each table.
+    """
+    from ldm_edu.evaluate.bench_gpu import bench_gpu
+
+    began, sections = time.perf_counter(), []
+    for section in bench_gpu(find_preset(preset), part, size=size, rounds=rounds):
+        sections.append(section)
+        _report({"preset": preset, "part": part, "size": size, "rounds": rounds}, sections, began, out)
 
 
 @bench.command("generate")

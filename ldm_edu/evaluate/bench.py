@@ -123,7 +123,9 @@ def training_step(
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=tuned or None)
 
     def step() -> float:
-        precision: AbstractContextManager[Any] = torch.autocast("cpu", torch.bfloat16) if tuned else nullcontext()
+        precision: AbstractContextManager[Any] = (
+            torch.autocast(x.device.type, torch.bfloat16) if tuned else nullcontext()
+        )
         with precision:
             out = forward(x, data.t, data.context)
         loss = F.mse_loss(out.float(), data.target)

@@ -43,13 +43,8 @@ def bench_step(preset: Preset, *, size: int, rounds: int, seed: int = 0) -> Sect
     x, contexts = step_inputs(preset, size, seed)
     plain = diffusers_unet(preset.unet).eval()
     halved = {name: tensor.bfloat16() for name, tensor in plain.state_dict().items()}
-    with torch.device("meta"):
-        tuned = diffusers_unet(preset.unet).eval()
-    tuned.load_state_dict(halved, assign=True)
-    tuned.to(memory_format=torch.channels_last)
-    ours, exact = (our_unet(preset.unet, weights) for weights in (halved, plain.state_dict()))
+    tuned, ours = their_unet(preset.unet, halved), our_unet(preset.unet, halved)
     del halved
-    ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pack(ours)
 
     actions = {
@@ -59,7 +54,9 @@ def bench_step(preset: Preset, *, size: int, rounds: int, seed: int = 0) -> Sect
     }
     wanted = actions[DEFAULT]()
     apart = {name: difference(step(), wanted) for name, step in actions.items()}
+    exact = our_unet(preset.unet, plain.state_dict())
     apart["float32"] = difference(guided_step(exact, preset, x, contexts)(), wanted)
+    del exact
     if apart["float32"] > AGREE or apart[OURS] > 2 * apart[SAME] + AGREE:
         raise ValueError(f"the latents after a step differ too much, by these shares of their scale: {apart}")
 
@@ -91,7 +88,7 @@ def bench_sizes(preset: Preset, *, sizes: tuple[int, int], rounds: int, seed: in
     seconds = time_in_turn(steps, rounds)
     small, large = (str(size) for size in sizes)
     medians = {name: statistics.median(each) for name, each in seconds.items()}
-    work = {size: step_flops(preset, size) for size in sizes}
+    work = {size: sum(step_flops(preset, size).values()) for size in sizes}
     return Section(
         f"A guided step of {preset.name} at {large} px",
         f"{large} px",
@@ -114,11 +111,19 @@ def step_inputs(preset: Preset, size: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def our_unet(config: UNetConfig, theirs: dict[str, Tensor]) -> UNet:
-    """Our U-Net with the weights of a `diffusers` network, which are shared, not copied."""
+    """Our U-Net with the weights of a `diffusers` network, channels last."""
     with torch.device("meta"):
         unet = UNet(config).eval()
     unet.load_state_dict(convert(theirs, unet_pairs(config)), assign=True)
-    return unet
+    return unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def their_unet(config: UNetConfig, weights: dict[str, Tensor]) -> Any:
+    """`diffusers`' U-Net with these weights, channels last."""
+    with torch.device("meta"):
+        unet = diffusers_unet(config).eval()
+    unet.load_state_dict(weights, assign=True)
+    return unet.to(memory_format=torch.channels_last)
 
 
 def guided_step(unet: UNet, preset: Preset, x: Tensor, contexts: Tensor) -> Callable[[], Tensor]:
@@ -142,7 +147,7 @@ def prepare(unet: UNet, preset: Preset, contexts: Tensor) -> None:
 def their_guided_step(unet: Any, preset: Preset, x: Tensor, contexts: Tensor) -> Callable[[], Tensor]:
     """The same step with `diffusers`' U-Net and scheduler."""
     scheduler = their_scheduler("ddim", preset.prediction, steps_offset=1, set_alpha_to_one=False)
-    scheduler.set_timesteps(STEPS)
+    scheduler.set_timesteps(STEPS, device=x.device)
     t, contexts = scheduler.timesteps[0], contexts.to(unet.dtype)
 
     @torch.no_grad()
@@ -154,16 +159,23 @@ def their_guided_step(unet: Any, preset: Preset, x: Tensor, contexts: Tensor) ->
     return step
 
 
-def step_flops(preset: Preset, size: int, batch: int = 2) -> float:
-    """Floating-point operations of the U-Net's run in a guided step, a multiply-add as two; counted, not computed."""
-    x, contexts = (tensor.to("meta") for tensor in step_inputs(preset, size, 0))
+def step_flops(preset: Preset, size: int) -> dict[str, float]:
+    """Floating-point operations of the U-Net's run in a guided step, by kind; a multiply-add is two.
+
+    They are counted on PyTorch's ``meta`` device, where nothing is computed. What is done once a run is left out.
+    """
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        x, contexts = (tensor.to("meta") for tensor in step_inputs(preset, size, 0))
         unet = UNet(preset.unet)
-        states = unet.context_states(contexts.expand(batch, -1, -1) if batch != 2 else contexts)
-        times = unet.time_states(torch.zeros(1, device="meta"))
-        before = counter.get_total_flops()
-        unet(x.expand(batch, -1, -1, -1), times=times, contexts=states)
-        return float(counter.get_total_flops() - before)
+        states, times = unet.context_states(contexts), unet.time_states(torch.zeros(1))
+        before = dict(counter.get_flop_counts()["Global"])
+        unet(torch.cat([x, x]), times=times, contexts=states)
+        counts = counter.get_flop_counts()["Global"]
+    kinds = {"convolution": "convolutions", "mm": "linear maps", "addmm": "linear maps", "bmm": "attention"}
+    flops = dict.fromkeys(kinds.values(), 0.0)
+    for operator, count in counts.items():
+        flops[kinds[str(operator).removeprefix("aten.")]] += count - before.get(operator, 0)
+    return flops
 
 
 def ratio(seconds: dict[str, list[float]], over: str, under: str) -> float:

@@ -116,7 +116,7 @@ class TransformerLayer(nn.Module):
     def __init__(self, width: int, heads: int, head_dim: int, context_dim: int | None) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.self_attention = Attention(width, heads, head_dim)
+        self.self_attention: nn.Module = Attention(width, heads, head_dim)
         self.norm2 = nn.LayerNorm(width) if context_dim else None
         self.cross_attention = Attention(width, heads, head_dim, context_dim=context_dim) if context_dim else None
         self.norm3 = nn.LayerNorm(width)
@@ -179,7 +179,7 @@ class PixelAttention(nn.Module):
     def __init__(self, channels: int, *, groups: int) -> None:
         super().__init__()
         self.norm = GroupNorm(groups, channels, eps=1e-6)
-        self.attention = Attention(channels, heads=1, head_dim=channels, bias=True)
+        self.attention: nn.Module = Attention(channels, heads=1, head_dim=channels, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
