@@ -90,9 +90,10 @@ exercises: $(READY) ## build solutions/*.ipynb and exercises/*.ipynb from soluti
 site: $(READY) ## build the lessons and the reference as web pages into build/site
 	$(PY) docs/site/build.py
 
-bench: $(READY) ## time a training step and text to picture on this machine
+bench: $(READY) ## time a training step, text to picture and the samplers on this machine
 	$(PY) -m ldm_edu bench train-step
 	$(PY) -m ldm_edu bench generate
+	$(PY) -m ldm_edu bench samplers
 
 lock: $(READY) ## write constraints.txt anew from what is installed
 	@{ sed -n '/^#/p' constraints.txt; $(PY) -m pip freeze --exclude ldm-edu | sed 's/^\(torch==[0-9.]*\).*/\1/'; } \

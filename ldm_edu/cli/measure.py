@@ -139,7 +139,7 @@ def gpu(
     began, sections = time.perf_counter(), []
     for section in bench_gpu(find_preset(preset), part, size=size, rounds=rounds):
         sections.append(section)
-        _report({"preset": preset, "part": part, "size": size, "rounds": rounds}, sections, began, out)
+        report({"preset": preset, "part": part, "size": size, "rounds": rounds}, sections, began, out)
 
 
 @bench.command("generate")
