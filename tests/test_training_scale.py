@@ -290,11 +290,14 @@ def test_runs_with_and_without_own_pictures_do_not_mix(home: Path, tmp_path: Pat
         a_run(home, tmp_path / "other")
 
 
-def test_data_is_for_the_unet(home: Path) -> None:
+def test_data_is_for_the_unet_and_needs_parts(home: Path, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     from ldm_edu.cli import app
 
+    data = ["--preset", "toy", "--data", str(home / "pictures"), "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, ["train", "unet", *data])
+    assert "name a checkpoint that does with --parts" in str(result.exception)
     result = CliRunner().invoke(app, ["train", "vae", "--preset", "toy", "--data", str(home / "pictures")])
     assert "--data is for the unet" in str(result.exception)
 

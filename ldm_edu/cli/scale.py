@@ -52,6 +52,11 @@ def train_on_data(
     from ldm_edu.training.sheets import drawn, save_sheet
 
     chosen = runs.preset_named(preset)
+    if options.parts is None and not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder} holds no autoencoder and no text encoder: name a checkpoint that does with --parts, or train them "
+            f"first (ldm-edu train vae --preset {preset} --out {folder}, then clip)"
+        )
     state = folder / "training" / "unet"
     with _processes(state, wandb=options.wandb) as accelerator:
         here: torch.device = accelerator.device

@@ -6,7 +6,9 @@ share of every tensor in each process and gathers a stage's weights only while i
 numbers as one process with the whole batch, to rounding.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from functools import partial
 from typing import Literal
 
@@ -115,6 +117,17 @@ def wait() -> None:
     """Until every process has come here."""
     if dist.is_initialized():
         dist.barrier()
+
+
+def patient_wait() -> Callable[[], None]:
+    """A `wait` for work of hours, such as filling a cache; all processes make it together, before that work.
+
+    Other waits end in an error after minutes, so that a run whose processes have lost one another does not hang.
+    """
+    if not dist.is_initialized():
+        return lambda: None
+    group = dist.new_group(backend="gloo", timeout=timedelta(days=30))
+    return lambda: dist.barrier(group=group)
 
 
 def is_main() -> bool:

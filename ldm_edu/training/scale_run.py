@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from ldm_edu.files import atomic_write_text
 from ldm_edu.tokenizer import Tokenizer
 from ldm_edu.training.buckets import Order, bucket_sizes
 from ldm_edu.training.cache import SHARD, Cache, fill_cache, fingerprint, read_index, stale, start_cache
-from ldm_edu.training.parallel import Precision, Way, is_main, wait
+from ldm_edu.training.parallel import Precision, Way, is_main, patient_wait, wait
 from ldm_edu.training.parts import Parts, load_unet, new_unet
 from ldm_edu.training.recipes import UNetRecipe
 from ldm_edu.training.runs import Run
@@ -78,19 +78,20 @@ def cached(
             raise ValueError(f"the cache {source} was made with other weights ({', '.join(other)}); give its --parts")
         return cache
     assert preset.autoencoder is not None
+    until_all = patient_wait()
     pictures: CaptionedPictures | None = None
     if is_main():
         pictures = read_pictures(source)
         sizes = bucket_sizes(size, preset.autoencoder.factor * preset.unet.factor)
         start_cache(folder, pictures, sizes, networks, shard=shard)
-    wait()
+    until_all()
     if any(not (folder / name).exists() for name, *_ in read_index(folder).files()):
         encode, embed = partial(_encode, parts), partial(_embed, parts)
         pictures = pictures or read_pictures(source)
         for done, total in fill_cache(folder, pictures, encode, embed, part=share.rank, parts=share.world):
             if is_main():
                 progress(done, total)
-    wait()
+    until_all()
     return Cache(folder)
 
 
@@ -104,9 +105,9 @@ def _encode(parts: Parts, pictures: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _embed(parts: Parts, captions: "list[str]", at_once: int = 64) -> Tensor:
+def _embed(parts: Parts, captions: Sequence[str], at_once: int = 64) -> Tensor:
     config = parts.text.config
-    tokens = Tokenizer(config.vocab, config.length)(captions)
+    tokens = Tokenizer(config.vocab, config.length)(list(captions))
     device = parts.text.position.device
     return torch.cat([parts.text(rows.to(device)).last.float().cpu() for rows in tokens.split(at_once)])
 
