@@ -54,8 +54,8 @@ def train_on_data(
     chosen = runs.preset_named(preset)
     if options.parts is None and not (folder / "config.json").is_file():
         raise ValueError(
-            f"{folder} holds no autoencoder and no text encoder: name a checkpoint that does with --parts, or train them "
-            f"first (ldm-edu train vae --preset {preset} --out {folder}, then clip)"
+            f"{folder} holds no autoencoder and no text encoder: name a checkpoint that does with --parts, or train "
+            f"them first (ldm-edu train vae --preset {preset} --out {folder}, then clip)"
         )
     state = folder / "training" / "unet"
     with _processes(state, wandb=options.wandb) as accelerator:
