@@ -490,9 +490,10 @@ else:
     print(f"Your text_transformer with the weights of {NAME} read a prompt into {tuple(read.shape)}.")
 
 # %% [markdown]
-# **77 rows**: start, at most 75 tokens of the prompt, end; a shorter prompt is filled up with the end token, and what
-# is longer is cut off. **768 numbers** a row: the width of the tower. These 77 by 768 are called the *context*, and
-# they are all that the U-Net ever learns of a prompt. Ours has 32 rows of 192 numbers.
+# **77 rows**: start, at most 75 tokens of the prompt, end; a shorter prompt is filled up with the end token. A longer
+# one does not fit: `model.condition` reads it in several windows and lays their rows one after another, which attention
+# does not mind. **768 numbers** a row: the width of the tower. These 77 by 768 are called the *context*, and they are
+# all that the U-Net ever learns of a prompt. Ours has 32 rows of 192 numbers.
 #
 # ## Pictures that read: cross-attention
 #
