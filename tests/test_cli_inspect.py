@@ -84,11 +84,19 @@ def test_two_copies_of_the_unet(one: Path, tmp_path: Path) -> None:
     chosen = run("inspect", path, "--weights", "ema").stdout  # the other copy is left out
     assert "drawing does not need it: 209 tensors" in chosen and row(chosen, "unet") == ["208", "985,444", "bfloat16"]
     assert "holds the U-Net twice" in refused(run("convert", path, tmp_path / "out", "--to", "ldm-edu"))
+    assert "holds the U-Net twice" in refused(run("generate", "a", "--model", path))
+    pictures = []
     for weights, factor in {"ema": 2, "last": 1}.items():
+        drawn = tmp_path / f"{weights}.png"
+        draw = ["--model", path, "--steps", "1", "--out", drawn]
+        assert run("generate", "a", *draw, "--weights", weights).returncode == 0
+        pictures.append(drawn.read_bytes())
         out = tmp_path / weights
         assert run("convert", path, out, "--to", "ldm-edu", "--weights", weights).returncode == 0
         bias = safetensors.torch.load_file(out / "unet.safetensors")["conv_out.bias"]
         assert torch.equal(bias, unet[prefix + "out.2.bias"] * factor)
+        assert f"copy            {weights}" in run("inspect", drawn).stdout
+    assert pictures[0] != pictures[1]
 
 
 UNET = "model.diffusion_model"

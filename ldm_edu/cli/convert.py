@@ -7,7 +7,9 @@ import typer
 
 Weights = Annotated[
     Literal["ema", "last"] | None,
-    typer.Option(help="Which copy of the U-Net, where a file has two: averaged over training, or the last step's."),
+    typer.Option(
+        "--weights", help="Which copy of the U-Net, where a file has two: averaged over training, or the last step's."
+    ),
 ]
 
 

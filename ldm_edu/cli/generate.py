@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import ldm_edu
+from ldm_edu.cli.convert import Weights
 from ldm_edu.cli.edits import make_edit, parse_size
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def generate(
     model: Annotated[
         str, typer.Option(help="A shipped checkpoint, a checkpoint's folder, or a file of Stable Diffusion 1.x.")
     ] = "emoji",
+    copy: Weights = None,
     steps: Annotated[int, typer.Option(help="Steps from noise to picture, 1 to 1000.")] = 20,
     guidance: Annotated[float, typer.Option(help="How strongly to follow the prompt; 1 is no guidance.")] = 5.0,
     seed: Annotated[int, typer.Option(min=0, help="Of each prompt's first picture; the next ones count up.")] = 0,
@@ -96,7 +98,7 @@ def generate(
     from ldm_edu.pictures import save_gif, sheet
     from ldm_edu.samplers import SAMPLERS
 
-    pipeline = load(model, device, dtype)
+    pipeline = load(model, device, dtype, copy)
     if tile is not None:
         pipeline.check_tile(tile)
     _warn_of_truncation(pipeline, [*prompts, negative])
@@ -118,6 +120,7 @@ def generate(
     settings = {
         **{"model": model, "weights": weights.result(), "steps": steps, "guidance": guidance, "sampler": sampler},
         **{"spacing": spacing, "negative": negative, "size": "{}x{}".format(*frames[-1][0].size)},
+        **({} if copy is None else {"copy": copy}),
         **({} if edit is None else {"init": str(init), "strength": edit.strength}),
         **({} if mask is None else {"mask": str(mask)}),
         **({} if outpaint is None else {"outpaint": outpaint}),
@@ -129,7 +132,9 @@ def generate(
         typer.echo(f"{film}: {len(frames)} frames", err=True)
 
 
-def load(model: str, device: str | None = None, dtype: Dtype = "float32") -> "LatentDiffusion":
+def load(
+    model: str, device: str | None = None, dtype: Dtype = "float32", copy: Literal["ema", "last"] | None = None
+) -> "LatentDiffusion":
     """A checkpoint by name, folder or file, to draw with; on the GPU where there is one and no other device is named.
 
     Raises
@@ -150,7 +155,7 @@ def load(model: str, device: str | None = None, dtype: Dtype = "float32") -> "La
         ) from error
     if dtype == "float16" and torch.device(place).type == "cpu":
         raise ValueError("--dtype float16 is many times slower on a CPU than float32; take bfloat16, of the same size")
-    return LatentDiffusion.from_pretrained(model, device=place, dtype=getattr(torch, dtype)).pack()
+    return LatentDiffusion.from_pretrained(model, weights=copy, device=place, dtype=getattr(torch, dtype)).pack()
 
 
 def _fingerprint(model: str) -> str:
