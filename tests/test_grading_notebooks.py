@@ -4,6 +4,8 @@ import json
 import resource
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from textwrap import indent
@@ -174,6 +176,33 @@ def test_a_cell_of_the_learners_own_costs_nothing(first: str, words: str, tmp_pa
     result = graded(answered("01", RIGHT, first), tmp_path)
     assert points(result)["01.snr"] == 2
     assert any(words in remark for remark in result.remarks), result.remarks
+
+
+def test_a_notebook_gets_so_much_time_and_no_more(tmp_path: Path) -> None:
+    notebook = answered("01", RIGHT)
+    notebook.cells[2:2] = [nbformat.v4.new_code_cell("import time\ntime.sleep(1)") for _ in range(100)]
+    path = tmp_path / "01_forward_noising.ipynb"
+    nbformat.write(notebook, path)
+    start = time.monotonic()
+    result = grade(path, replace(QUICK, notebook=5))
+    assert time.monotonic() - start < 60, "100 seconds of sleep were not slept"
+    assert all("no time was left" in verdict.message for verdict in result.verdicts)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["x = 1\0", "-" * 100_000 + "1", "x" + ".y" * 200_000, "x = '\ud800'", "def (", "(" * 100_000],
+    ids=["a null byte", "deep", "deeper", "half a character", "no Python", "many parentheses"],
+)
+def test_a_cell_that_cannot_be_read_costs_its_own_item_only(source: str, tmp_path: Path) -> None:
+    path = tmp_path / "01_forward_noising.ipynb"
+    raw = json.loads(nbformat.writes(answered("01", RIGHT)))
+    cell = next(c for c in raw["cells"] if c["metadata"].get("nbgrader", {}).get("grade_id") == "01-q_sample")
+    cell["source"] = source
+    path.write_text(json.dumps(raw))
+    result = grade(path, QUICK)
+    assert {k: v for k, v in points(result).items() if v} == {"01.snr": 2, "01.one_step": 2}
+    assert all(verdict.message for verdict in result.verdicts)
 
 
 def test_what_one_cell_does_later_costs_no_other_item(tmp_path: Path) -> None:

@@ -85,16 +85,16 @@ def run(cells: Sequence[tuple[int, str]], items: Sequence[Item], limits: Limits)
             try:
                 with _kernel(Path(folder), limits) as execute:
                     for place, source in cells:
-                        if place not in skipped:
+                        if place not in skipped and time.monotonic() < deadline:
                             guilty = place
                             if error := execute(source, limits.cell):
                                 done.errors[place] = error
                     guilty = left[0].id
                     execute("import ldm_edu.grading.confine as _c; _c.disarm_package()", limits.answer)
                     for item in left:
-                        guilty = item.id
-                        _collect(item, execute, Path(folder), limits, done)
-                return done
+                        if time.monotonic() < deadline:
+                            guilty = item.id
+                            _collect(item, execute, Path(folder), limits, done)
             except _Stopped as stop:
                 if isinstance(guilty, int):
                     skipped.add(guilty)

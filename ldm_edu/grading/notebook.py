@@ -129,7 +129,7 @@ def _cells(path: Path) -> list[_Cell]:
 
 
 def _cell(place: int, cell: dict[str, Any]) -> _Cell:
-    marks = cell.get("metadata", {}).get("nbgrader", {})
+    marks = cell.get("metadata", {}).get("nbgrader") or {}
     source = _source(cell)
     checks = bool(marks.get("grade")) or source.lstrip().startswith(("check(", "hint("))
     grade_id = str(marks.get("grade_id", "")) if marks.get("solution") else ""

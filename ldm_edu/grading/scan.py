@@ -20,7 +20,9 @@ def complaints(source: str) -> list[str]:
     """What an answer may not do, with the line: ["line 3: ..."]; empty for honest code, and for code with errors."""
     try:
         tree = ast.parse(_without_magics(source))
-    except SyntaxError:
+    except (RecursionError, MemoryError, UnicodeError) as error:
+        return [f"line 1: it is not to be read as Python ({type(error).__name__})"]
+    except (SyntaxError, ValueError):
         return []  # it will not run either
     modules = {alias.asname or alias.name.split(".")[0] for alias in _imports(tree)}
     return [f"line {node.lineno}: {what}" for node, what in _findings(tree, modules)]
