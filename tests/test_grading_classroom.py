@@ -68,7 +68,17 @@ def test_a_class_from_release_to_feedback(tmp_path: Path) -> None:
     for cell in half.cells:
         if cell.metadata.get("nbgrader", {}).get("grade_id") == "01-q_sample":
             cell.source = solved["01-q_sample"]
-    for student, notebook in (("ada", good), ("ben", half)):
+    eve = nbformat.read(released, as_version=4)
+    for cell in eve.cells:
+        if cell.metadata.get("nbgrader", {}).get("grade_id") == "01-q_sample":
+            cell.source = (
+                "import ldm_edu.grading\ncheck = ldm_edu.grading.check = print\nq_sample = snr = alpha_bar = 1"
+            )
+        if cell.metadata.get("nbgrader", {}).get("grade_id") == "01-one_step":
+            cell.source = "import os\nos._exit(0)"
+        if cell.metadata.get("nbgrader", {}).get("grade_id") == "01-recover_x0":
+            cell.source = solved["01-recover_x0"]
+    for student, notebook in (("ada", good), ("ben", half), ("eve", eve)):
         folder = course / "submitted" / student / "lesson01"
         folder.mkdir(parents=True)
         nbformat.write(notebook, folder / f"{NAME}.ipynb")
@@ -84,10 +94,11 @@ def test_a_class_from_release_to_feedback(tmp_path: Path) -> None:
     full = sum(item.points for item in ITEMS.values() if item.lesson == "01")
     assert float(grades["ada"][header.index("score")]) == float(grades["ada"][header.index("max_score")]) == full
     assert float(grades["ben"][header.index("score")]) == ITEMS["01.q_sample"].points
+    assert float(grades["eve"][header.index("score")]) == ITEMS["01.recover_x0"].points
     for student, points in (("ada", full), ("ben", ITEMS["01.q_sample"].points)):
         assert json.loads((course / f"{student}.json").read_text(encoding="utf-8"))["score"] == points
     assert json.loads((tmp_path / "results.json").read_text())["score"] == ITEMS["01.q_sample"].points
     feedback = course / "feedback" / "ben" / "lesson01" / f"{NAME}.html"
     assert "01.q_sample passed" in feedback.read_text(encoding="utf-8")
     with sqlite3.connect(course / "gradebook.db") as gradebook:
-        assert gradebook.execute("select count(*) from student").fetchone() == (2,)
+        assert gradebook.execute("select count(*) from student").fetchone() == (3,)
