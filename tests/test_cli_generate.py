@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command import lively_toy, refused, run
 from PIL import Image
 
 from ldm_edu.checksums import fingerprint
 from ldm_edu.cli.edits import parse_border, parse_size
+from ldm_edu.latent_diffusion import LatentDiffusion
 from ldm_edu.pictures import read_metadata
 
 
@@ -196,6 +198,24 @@ def test_what_cannot_be_is_refused_in_a_sentence(place: Path, toy: Path, options
     said = refused(run("generate", "a", "--model", toy, "--steps", "1", *options.split(), cwd=place))
     assert words in said and len(said.strip().splitlines()) == 1, said
     assert sorted(place.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: not enough memory: you tried to"),
+    ],
+    ids=["gpu", "cpu"],
+)
+def test_too_little_memory_is_said_in_a_sentence(
+    place: Path, toy: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(LatentDiffusion, "decode", full)
+    assert "not enough memory on cpu" in refused(run("generate", "a", "--model", toy, "--steps", "1", cwd=place))
 
 
 def test_sizes_and_borders_as_people_write_them() -> None:

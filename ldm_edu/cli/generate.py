@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -106,26 +107,19 @@ def generate(
     if init is not None:
         edit = make_edit(pipeline, init, mask, outpaint, shape, strength, image_guidance)
         shape = edit.size
-    how: dict[str, Any] = {
-        "steps": steps,
-        "guidance": guidance,
-        "sampler": SAMPLERS[sampler],
-        "spacing": spacing,
-        "negative": negative,
-    }
+    said = {"steps": steps, "guidance": guidance, "sampler": sampler, "spacing": spacing, "negative": negative}
+    how: dict[str, Any] = {**said, "sampler": SAMPLERS[sampler], "size": shape}
     orders = [(prompt, seed + i) for prompt in prompts for i in range(count)]
-    with ThreadPoolExecutor(1) as meanwhile:  # to hash gigabytes takes seconds
-        weights = meanwhile.submit(_fingerprint, model)
-        frames = _draw(pipeline, orders, every_step=film is not None, tile=tile, edit=edit, size=shape, **how)
-    settings = {
-        **{"model": model, "weights": weights.result(), "steps": steps, "guidance": guidance, "sampler": sampler},
-        **{"spacing": spacing, "negative": negative, "size": "{}x{}".format(*frames[-1][0].size)},
-        **({} if copy is None else {"copy": copy}),
-        **({} if edit is None else {"init": str(init), "strength": edit.strength}),
-        **({} if mask is None else {"mask": str(mask)}),
-        **({} if outpaint is None else {"outpaint": outpaint}),
-        **{"dtype": dtype, "device": pipeline.device.type, "version": f"ldm-edu {ldm_edu.__version__}"},
-    }
+    with ThreadPoolExecutor(1) as meanwhile, _memory(pipeline):
+        weights = meanwhile.submit(_fingerprint, model)  # gigabytes take seconds
+        frames = _draw(pipeline, orders, every_step=film is not None, tile=tile, edit=edit, **how)
+    settings = {"model": model, "weights": weights.result(), **said, "size": "{}x{}".format(*frames[-1][0].size)}
+    if copy is not None:
+        settings["copy"] = copy
+    if edit is not None:
+        given = {"init": init, "strength": edit.strength, "mask": mask, "outpaint": outpaint}
+        settings |= {name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value}
+    settings |= {"dtype": dtype, "device": pipeline.device.type, "version": f"ldm-edu {ldm_edu.__version__}"}
     _save(out, orders, frames[-1], settings)
     if film is not None:
         save_gif(film, [sheet(frame, _captions(orders)) for frame in frames])
@@ -156,6 +150,20 @@ def load(
     if dtype == "float16" and torch.device(place).type == "cpu":
         raise ValueError("--dtype float16 is many times slower on a CPU than float32; take bfloat16, of the same size")
     return LatentDiffusion.from_pretrained(model, weights=copy, device=place, dtype=getattr(torch, dtype)).pack()
+
+
+@contextmanager
+def _memory(pipeline: "LatentDiffusion") -> Iterator[None]:
+    """What to do where there is too little of it."""
+    try:
+        yield
+    except RuntimeError as error:  # PyTorch has a kind of its own for a GPU, and only words for a CPU
+        if "memory" not in str(error):
+            raise
+        raise ValueError(
+            f"there is not enough memory on {pipeline.device} for pictures of this size: make --size smaller, take "
+            "--dtype bfloat16 or --tile 256, or --device cpu"
+        ) from error
 
 
 def _fingerprint(model: str) -> str:
