@@ -19,6 +19,8 @@ from ldm_edu.checkpoint.parts import pairs_of, parts_of
 from ldm_edu.checkpoint.single_file import PREFIXES
 from ldm_edu.config import SD15
 
+pytestmark = pytest.mark.slow  # each takes a blink; there are more than two hundred
+
 COMMANDS = ("inspect", "convert", "generate")
 Make = Callable[[Path, Path], Path]  # the folder to write in, a sound file to spoil -> the hostile file
 
@@ -222,7 +224,6 @@ print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is told otherwise elsewhere")
 def test_ten_gigabytes_of_nothing(tmp_path: Path) -> None:
     """Refused without being read: the process stays below a gigabyte, most of which is PyTorch."""

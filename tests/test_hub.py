@@ -1,8 +1,8 @@
 """Models by their hub id: from a cache laid out as the hub's client does, or told what is missing; no network."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
-import httpx
 import huggingface_hub.constants
 import huggingface_hub.errors
 import pytest
@@ -77,13 +77,24 @@ def test_with_a_network_only_what_is_needed_is_downloaded(cache: Path, monkeypat
     assert find_checkpoint(NAME) == cache  # the second time from the cache
 
 
+def test_a_network_that_is_down_is_the_same_as_none(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ConnectError(Exception):
+        """The client's library has its own, which is no OSError."""
+
+    def down(name: str) -> list[str]:
+        raise ConnectError("[Errno -2] Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", down)
+    with pytest.raises(CheckpointError, match=r"from the hub \(\[Errno -2\] Name .* known\)\. Needed are model_index"):
+        find_checkpoint(NAME)
+
+
 @pytest.mark.parametrize(
     "kind, words", [("RepositoryNotFoundError", "the hub has no model"), ("GatedRepoError", "accept its terms")]
 )
 def test_what_the_hub_refuses(cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str, words: str) -> None:
     def refuse(name: str) -> list[str]:
-        response = httpx.Response(404, request=httpx.Request("GET", "https://huggingface.co"))
-        raise getattr(huggingface_hub.errors, kind)("no", response=response)
+        raise getattr(huggingface_hub.errors, kind)("no", response=SimpleNamespace(headers={}, request=None))
 
     monkeypatch.setattr(huggingface_hub, "list_repo_files", refuse)
     with pytest.raises(CheckpointError, match=words):

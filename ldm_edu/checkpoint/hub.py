@@ -6,13 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from ldm_edu.checkpoint.diffusers_folder import FOLDERS, STEMS
 from ldm_edu.checkpoint.errors import PICKLES, CheckpointError
@@ -55,9 +49,11 @@ def fetch(name: str) -> Path:
         raise CheckpointError(
             f"the hub has no model {name!r}, nor is there a folder of that name. Check it."
         ) from error
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # no network: each HTTP library that the client has used calls it by another name
         missing = _missing(cached) if cached is not None else [*CONFIGS, *WEIGHTS]
-        raise CheckpointError(_where_to_put(name, missing, cached)) from error
+        raise CheckpointError(_where_to_put(name, missing, cached, error)) from error
 
 
 def needed(name: str, files: Iterable[str]) -> list[str]:
@@ -105,11 +101,13 @@ def _missing(folder: Path) -> list[str]:
     return missing
 
 
-def _where_to_put(name: str, missing: list[str], cached: Path | None) -> str:
+def _where_to_put(name: str, missing: list[str], cached: Path | None, error: Exception) -> str:
     folder = Path.cwd() / name
+    reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
     cache = f" (the cache at {cached} holds the rest of them)" if cached is not None else ""
     return (
-        f"{name!r} is not in this computer's cache, and the hub cannot be reached. Needed are {', '.join(missing)}"
-        f"{cache}. On a computer with a network: `hf download {name} {' '.join(missing)} --local-dir {name}`. Put them "
-        f"under the same names in {folder}, and start again here; or give the folder that you put them in."
+        f"{name!r} is not in this computer's cache, and could not be fetched from the hub ({reason}). Needed are "
+        f"{', '.join(missing)}{cache}. On a computer with a network: `hf download {name} {' '.join(missing)} "
+        f"--local-dir {name}`. Put them under the same names in {folder}, and start again here; or give the folder "
+        "that you put them in."
     )

@@ -11,6 +11,7 @@ everything else that a pickle can ask for, so that no code of the file is ever r
 
 import contextlib
 import json
+import math
 import mmap
 import pickle
 import warnings
@@ -45,7 +46,7 @@ class Stored:
     @property
     def count(self) -> int:
         """The number of its numbers."""
-        return torch.Size(self.shape).numel()
+        return math.prod(self.shape)
 
     @property
     def size(self) -> int:
@@ -101,7 +102,7 @@ class WeightFile:
     def _copy_rows(self, stored: Stored, copy: Tensor) -> None:
         """Copy a tensor a few rows at a time, and give the pages back that they came from."""
         rows = stored.shape[0] if stored.shape else 1
-        into = copy.reshape(rows, *stored.shape[1:]) if stored.shape else copy.view(1)
+        into = copy if stored.shape else copy.view(1)
         if stored.size == 0:
             return
         row_bytes = stored.size // rows

@@ -83,6 +83,7 @@ def test_half_precision_goes_round_too(tmp_path: Path, toy: Path, dtype: torch.d
     assert same(half, convert(folder, tmp_path / "again.safetensors", "compvis"))
 
 
+@pytest.mark.slow
 def test_both_layouts_are_read_by_diffusers(tmp_path: Path, toy: Path) -> None:
     """Its own conversion of the single file gives the folder's numbers; its pipeline draws what ours draws."""
     one, folder = convert(toy, tmp_path / "one.safetensors", "compvis"), convert(toy, tmp_path / "folder", "diffusers")
@@ -111,6 +112,7 @@ def test_both_layouts_are_read_by_diffusers(tmp_path: Path, toy: Path) -> None:
     torch.testing.assert_close(last.x, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_variants_keep_their_pipeline(tmp_path: Path) -> None:
     for channels, pipeline in {
         9: "StableDiffusionInpaintPipeline",
