@@ -21,6 +21,12 @@ def test_actions_take_turns_and_the_first_round_is_not_counted() -> None:
         time_in_turn({}, 0)
 
 
+def test_another_clock() -> None:
+    ticks = iter(range(100))
+    seconds = time_in_turn({"a": lambda: next(ticks), "b": lambda: None}, 2, lambda: float(next(ticks)))
+    assert seconds == {"a": [2.0, 2.0], "b": [1.0, 1.0]}  # a itself takes a tick
+
+
 def test_the_input_has_the_shapes_of_training_and_depends_on_its_seed() -> None:
     data = step_input(TOY, 3, seed=1)
     assert data.x.shape == data.target.shape == (3, 4, 8, 8)

@@ -1,5 +1,7 @@
 """What a sampler itself costs a step, around a network that costs nothing, beside `diffusers`' schedulers."""
 
+import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +40,8 @@ def bench_samplers(*, steps: int, rounds: int, shape: tuple[int, int, int] = (4,
     figures = []
     for name in SAMPLERS:
         actions = {OURS: _our_run(name, steps, shape), "diffusers": _their_run(name, steps, shape)}
-        cost = {k: 1000 * min(v) / steps for k, v in time_in_turn(actions, rounds).items()}
+        seconds = time_in_turn(actions, rounds, time.process_time)
+        cost = {who: 1000 * statistics.median(each) / steps for who, each in seconds.items()}
         beside = {"diffusers": cost["diffusers"]}
         figures.append(Figure(name, cost[OURS], rounds, beside, "ms", goal=0.1, better="lower"))
     return Section(
@@ -46,8 +49,7 @@ def bench_samplers(*, steps: int, rounds: int, shape: tuple[int, int, int] = (4,
         OURS,
         figures,
         f"Latents (1, {', '.join(map(str, shape))}), runs of {steps} steps around a network that returns zeros; laying "
-        "out the steps counts. Timed in turn in one process; the quickest of N runs, as what else a machine does can "
-        "only add.",
+        "out the steps counts. The processor's time, in turn in one process; medians of N runs.",
     )
 
 
