@@ -102,3 +102,9 @@ def test_drawing_is_timed_from_process_start_and_loaded(tmp_path: Path) -> None:
     assert (started.goal, loaded.goal) == (10.0, 4.0)
     assert started.value > loaded.value and started.count == loaded.count == 1  # a process also imports and loads
     assert loading.value > 0
+
+
+@pytest.mark.parametrize("threads, name", [(1, "the processor's time on one thread"), (2, "wall time on 2 threads")])
+def test_on_one_thread_the_processor_is_timed(monkeypatch: pytest.MonkeyPatch, threads: int, name: str) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert bench.best_clock()[1] == name

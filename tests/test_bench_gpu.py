@@ -33,11 +33,12 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_part_at_toy_size() -> None:
     pytest.importorskip("diffusers")
     sections = list(bench_gpu.bench_gpu(TOY, "all", size=16, rounds=1, device="cpu", matrix=64))
-    step, where, picture, *training = sections
+    step, where, growth, picture, *training = sections
     assert [figure.goal for figure in step.figures] == [None, 0.35, 2.2, 1.15]
     assert len(step.figures[0].beside) == 5 and "diffusers, max-autotune" in step.figures[0].beside
     shares = [figure.value for figure in where.figures if figure.name.endswith("share of the time")]
     assert sum(shares) == pytest.approx(1) and all(share > 0 for share in shares)
+    assert growth.title.endswith("at 32 px") and growth.figures[1].goal == 6.4
     assert picture.figures[0].goal == 130.0
     assert [section.figures[-1].goal for section in training] == [0.4, 0.4]
     assert all(figure.value > 0 for section in sections for figure in section.figures)

@@ -17,6 +17,7 @@ from ldm_edu.config import Preset
 from ldm_edu.evaluate.bench import AGREE, StepInput, diffusers_unet, time_in_turn, training_step
 from ldm_edu.evaluate.bench_step import (
     difference,
+    growth,
     guided_step,
     our_unet,
     step_flops,
@@ -63,6 +64,7 @@ def bench_gpu(
     if part in ("all", "step"):
         yield bench_step(preset, roof, size=size, rounds=rounds, device=device)
         yield where_it_goes(preset, roof, size=size, device=device)
+        yield bench_growth(preset, sizes=(size, 2 * size), rounds=rounds, device=device)
     if part in ("all", "picture"):
         yield bench_picture(preset, size=size, rounds=rounds, device=device)
     if part in ("all", "training"):
@@ -150,6 +152,16 @@ def where_it_goes(preset: Preset, roof: float, *, size: int, device: str) -> Sec
         if spent[kind]
     ]
     return Section(f"Where a guided step of {preset.name} at {size} px spends its time", "of one step", figures)
+
+
+def bench_growth(preset: Preset, *, sizes: tuple[int, int], rounds: int, device: str) -> Section:
+    """A guided step at two sizes, replayed but not compiled."""
+    torch.manual_seed(0)
+    unet = UNet(preset.unet).to(device, torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ready(unet.eval(), compiled=False)
+    inputs = {size: [tensor.to(device) for tensor in step_inputs(preset, size, 0)] for size in sizes}
+    steps = {size: finished(burst(guided_step(unet, preset, *inputs[size])), device) for size in sizes}
+    return growth(preset, steps, rounds, BURST)
 
 
 def bench_picture(preset: Preset, *, size: int, rounds: int, device: str, steps: int = 20) -> Section:

@@ -4,7 +4,8 @@ A guided step is one run of the U-Net on two copies of the latents, the mix of b
 """
 
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from ldm_edu.checkpoint.keymaps import convert, unet_pairs
 from ldm_edu.conditioning import Conditioning
 from ldm_edu.config import Preset, UNetConfig
 from ldm_edu.denoise import NetworkDenoiser
-from ldm_edu.evaluate.bench import AGREE, OURS, diffusers_unet, time_in_turn
+from ldm_edu.evaluate.bench import AGREE, OURS, best_clock, diffusers_unet, time_in_turn
 from ldm_edu.evaluate.bench_samplers import their_scheduler
 from ldm_edu.evaluate.record import Figure, Section
 from ldm_edu.guidance import cfg
@@ -60,9 +61,10 @@ def bench_step(preset: Preset, *, size: int, rounds: int, seed: int = 0) -> Sect
     if apart["float32"] > AGREE or apart[OURS] > 2 * apart[SAME] + AGREE:
         raise ValueError(f"the latents after a step differ too much, by these shares of their scale: {apart}")
 
-    seconds = time_in_turn(actions, rounds)
+    clock, clock_name = best_clock()
+    seconds = time_in_turn(actions, rounds, clock)
     medians = {name: statistics.median(each) for name, each in seconds.items()}
-    once = statistics.median(time_in_turn({"": lambda: prepare(ours, preset, contexts)}, rounds)[""])
+    once = statistics.median(time_in_turn({"": lambda: prepare(ours, preset, contexts)}, rounds, clock)[""])
     return Section(
         f"A guided step of {preset.name} at {size} px",
         OURS,
@@ -75,7 +77,8 @@ def bench_step(preset: Preset, *, size: int, rounds: int, seed: int = 0) -> Sect
         f"U-Net on two copies of the latents, guidance, DDIM; one picture, random weights, the same in all. Latents "
         f"agree to {apart['float32']:.1e} of their scale in float32; in bfloat16 they are {apart[OURS]:.1e} (ours) and "
         f"{apart[SAME]:.1e} (diffusers) away from float32's. ldm-edu: weights packed, keys and values of the context "
-        "and time embeddings computed once a run. Timed in turn in one process; ratios are medians over N rounds.",
+        f"and time embeddings computed once a run. Timed in turn in one process, {clock_name}; ratios are medians over "
+        "N rounds.",
     )
 
 
@@ -84,21 +87,28 @@ def bench_sizes(preset: Preset, *, sizes: tuple[int, int], rounds: int, seed: in
     torch.manual_seed(seed)
     unet = UNet(preset.unet).eval().bfloat16().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pack(unet)
-    steps = {str(size): guided_step(unet, preset, *step_inputs(preset, size, seed)) for size in sizes}
-    seconds = time_in_turn(steps, rounds)
-    small, large = (str(size) for size in sizes)
-    medians = {name: statistics.median(each) for name, each in seconds.items()}
-    work = {size: sum(step_flops(preset, size).values()) for size in sizes}
+    steps = {size: guided_step(unet, preset, *step_inputs(preset, size, seed)) for size in sizes}
+    return growth(preset, steps, rounds)
+
+
+def growth(preset: Preset, steps: Mapping[int, Callable[[], object]], rounds: int, burst: int = 1) -> Section:
+    """Guided steps at two sizes, the smaller first, timed in turn; each function takes ``burst`` steps."""
+    small, large = steps
+    clock, clock_name = best_clock() if burst == 1 else (time.perf_counter, "wall time")
+    seconds = time_in_turn({str(size): step for size, step in steps.items()}, rounds, clock)
+    medians = {size: 1000 * statistics.median(seconds[str(size)]) / burst for size in steps}
+    work = {size: sum(step_flops(preset, size).values()) for size in steps}
+    cost, beside = ratio(seconds, str(large), str(small)), {f"{small} px": medians[small]}
     return Section(
         f"A guided step of {preset.name} at {large} px",
         f"{large} px",
         [
-            Figure("median step", medians[large], rounds, {f"{small} px": medians[small]}, "s"),
-            Figure(f"times the cost of {small} px", ratio(seconds, large, small), rounds, {}, goal=6.4, better="lower"),
-            Figure("times its arithmetic", work[sizes[1]] / work[sizes[0]], 1, {}),
-            Figure("TFLOP a step", work[sizes[1]] / 1e12, 1, {f"{small} px": work[sizes[0]] / 1e12}),
+            Figure("median step", medians[large], rounds, beside, "ms"),
+            Figure(f"times the cost of {small} px", cost, rounds, {}, goal=6.4, better="lower"),
+            Figure("times its arithmetic", work[large] / work[small], 1, {}),
+            Figure("TFLOP a step", work[large] / 1e12, 1, {f"{small} px": work[small] / 1e12}),
         ],
-        "bfloat16, weights packed, one picture with guidance.",
+        f"bfloat16, one picture with guidance; in turn, {clock_name}.",
     )
 
 
