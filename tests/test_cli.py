@@ -30,7 +30,7 @@ def test_choices_are_those_of_the_library() -> None:
 def test_help_names_every_command() -> None:
     done = subprocess.run([sys.executable, "-m", "ldm_edu", "--help"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
-    for command in ("generate", "train", "evaluate", "inspect", "data", "bench"):
+    for command in ("generate", "train", "evaluate", "inspect", "convert", "verify", "data", "bench"):
         assert re.search(rf"^  {command} ", done.stdout, re.M), command
 
 

@@ -173,6 +173,18 @@ def test_a_header_nested_without_end(tmp_path: Path) -> None:
     assert "sd.safetensors cannot be read" in refusal("inspect", file, tmp_path)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_a_name_that_a_terminal_would_obey(tmp_path: Path, command: str, suffix: str) -> None:
+    path, content = tmp_path / f"sd{suffix}", {"conv\x1b[2J\nldm-edu: all is well": torch.zeros(1)}
+    if suffix == ".ckpt":
+        torch.save(content, path)
+    else:
+        safetensors.torch.save_file(content, path)
+    said = refusal(command, path, tmp_path)
+    assert "\x1b" not in said and r"\x1b[2J\nldm-edu" in said
+
+
 def test_a_name_given_twice(tmp_path: Path) -> None:
     one = json.dumps({A: tensor(0, 16, [4])}).encode()[1:-1]
     refusal("generate", with_header(tmp_path / "sd.safetensors", b"{" + one + b"," + one + b"}", bytes(16)), tmp_path)

@@ -61,9 +61,16 @@ class WeightFile:
     """The tensors of one file, by name. Make it by `open_weights`.
 
     ``tensors`` says what there is; `read` makes a tensor of it. ``metadata`` are a safetensors file's own notes.
+
+    Raises
+    ------
+    CheckpointError
+        if a name holds signs that cannot be printed.
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> None:
+        if odd := [name for name in tensors if not name.isprintable()]:  # a terminal would obey what is in it
+            raise CheckpointError(f"{path} names a tensor {odd[0]!r}, as no network does: it is damaged. Copy it anew.")
         self.path, self.tensors, self.metadata = path, tensors, metadata
         self._map: mmap.mmap | None = None
         self._scratch = torch.empty(0, dtype=torch.uint8)
