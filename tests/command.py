@@ -3,7 +3,7 @@
 import io
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -41,9 +41,10 @@ def refused(done: Done) -> str:
     return done.stderr
 
 
-def lively_toy(folder: Path) -> Path:
+def lively_toy(folder: Path, in_channels: int = 4) -> Path:
     """A small model whose every weight is random: fresh ones start with zeros that hide the prompt."""
-    model, rng = LatentDiffusion.from_preset(TOY), torch.Generator().manual_seed(0)
+    preset = replace(TOY, unet=replace(TOY.unet, in_channels=in_channels))
+    model, rng = LatentDiffusion.from_preset(preset), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for module in model.modules().values():
             for weight in module.parameters():

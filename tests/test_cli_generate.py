@@ -104,6 +104,18 @@ def test_a_single_large_picture_is_written_without_a_frame(place: Path, toy: Pat
         assert picture.size == (192, 64)
 
 
+def test_networks_that_are_told_of_the_picture(place: Path) -> None:
+    filler, editor = lively_toy(place / "filler", 9), lively_toy(place / "editor", 8)
+    painted = drawn(place, filler, "--init", "photo.png", "--mask", "mask.png")
+    assert np.array_equal(painted[:, :8], photo(place)[:, :8])
+    assert drawn(place, filler).shape == (16, 16, 3)  # without a picture it paints the whole
+    weak, strong = (drawn(place, editor, "--init", "photo.png", "--image-guidance", g) for g in ("1", "3"))
+    assert np.abs(weak - strong).max() > 1
+    about = read_metadata(place / "out" / "red-apple-0.png")
+    assert about["strength"] == 1.0 and about["image_guidance"] == 3.0
+    assert "--init" in refused(run("generate", "a", "--model", editor, cwd=place))
+
+
 # --- prompts --------------------------------------------------------------------------------------------------------
 
 

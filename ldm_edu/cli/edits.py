@@ -85,9 +85,13 @@ def make_edit(
         edit = Edit.outpaint(pixels, left=left, top=top, right=right, bottom=bottom)
     else:
         edit = Edit(pixels, mask=None if mask is None else _hidden(mask, init, picture, shape))
-    by_instruction = model.unet.config.in_channels == 2 * model.unet.config.out_channels
-    usual = 1.0 if edit.mask is not None or by_instruction else 0.6
+    usual = 1.0 if edit.mask is not None or by_instruction(model) else 0.6
     return replace(edit, strength=usual if strength is None else strength, image_guidance=image_guidance)
+
+
+def by_instruction(model: "LatentDiffusion") -> bool:
+    """Whether a model edits by instruction: beside the sample its U-Net takes a whole picture's latents."""
+    return model.extra == model.unet.config.out_channels
 
 
 def _hidden(mask: Path, init: Path, picture: "Image", shape: tuple[int, int]) -> "Tensor":

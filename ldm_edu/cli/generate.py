@@ -13,7 +13,7 @@ import typer
 
 import ldm_edu
 from ldm_edu.cli.convert import Weights
-from ldm_edu.cli.edits import make_edit, parse_size
+from ldm_edu.cli.edits import by_instruction, make_edit, parse_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -118,6 +118,7 @@ def generate(
         settings["copy"] = copy
     if edit is not None:
         given = {"init": init, "strength": edit.strength, "mask": mask, "outpaint": outpaint}
+        given |= {"image_guidance": image_guidance} if by_instruction(pipeline) else {}
         settings |= {name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value}
     settings |= {"dtype": dtype, "device": pipeline.device.type, "version": f"ldm-edu {ldm_edu.__version__}"}
     _save(out, orders, frames[-1], settings)
