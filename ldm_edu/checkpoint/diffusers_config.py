@@ -37,7 +37,7 @@ _USUAL_AUTOENCODER: Json = {
     "use_post_quant_conv": True, "use_quant_conv": True,
 }  # fmt: skip
 _USUAL_TEXT: Json = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
-_USUAL_SCHEDULE: Json = {"rescale_betas_zero_snr": False, "trained_betas": None}
+_USUAL_SCHEDULE: Json = {"rescale_betas_zero_snr": False, "trained_betas": None, "use_flow_sigmas": False}
 
 
 def read_unet(config: Json, where: str) -> UNetConfig:
@@ -110,6 +110,8 @@ def read_text(config: Json, where: str) -> TextConfig:
 def read_schedule(config: Json, where: str) -> tuple[ScheduleConfig, Prediction]:
     """The forward process of ``scheduler/scheduler_config.json``, and what the U-Net predicts; raises likewise."""
     _usual(config, _USUAL_SCHEDULE, where)
+    if "Flow" in str(config.get("_class_name")):
+        _refuse(where, "_class_name", config["_class_name"])
     kind, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type", "epsilon")
     if kind not in SCHEDULES:
         _refuse(where, "beta_schedule", kind)

@@ -11,6 +11,8 @@ import torch
 from parity.reference import difference, randomised, reference_autoencoder, reference_text, reference_unet
 from torch import Tensor
 
+from ldm_edu.checkpoint.diffusers_config import read_autoencoder, read_text, read_unet, write_configs
+from ldm_edu.checkpoint.diffusers_folder import read_preset
 from ldm_edu.checkpoint.errors import CheckpointError
 from ldm_edu.checkpoint.keymaps import autoencoder_pairs, convert, text_pairs, unet_pairs
 from ldm_edu.checkpoint.layouts import open_checkpoint
@@ -106,6 +108,53 @@ def test_a_published_model_can_be_saved_as_ours(tmp_path: Path, folder: Path, re
     check(LatentDiffusion.from_pretrained(tmp_path / "ours"), references)
 
 
+PUBLISHED = {  # the fields that the configs of the first folders had; newer ones have more
+    "unet/config.json": {
+        "act_fn": "silu", "attention_head_dim": 8, "block_out_channels": [320, 640, 1280, 1280],
+        "center_input_sample": False, "cross_attention_dim": 768, "downsample_padding": 1, "flip_sin_to_cos": True,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], "freq_shift": 0, "in_channels": 4,
+        "layers_per_block": 2, "mid_block_scale_factor": 1, "norm_eps": 1e-05, "norm_num_groups": 32,
+        "out_channels": 4, "sample_size": 64, "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    },
+    "vae/config.json": {
+        "act_fn": "silu", "block_out_channels": [128, 256, 512, 512], "in_channels": 3, "latent_channels": 4,
+        "down_block_types": ["DownEncoderBlock2D"] * 4, "layers_per_block": 2, "norm_num_groups": 32,
+        "out_channels": 3, "sample_size": 512, "up_block_types": ["UpDecoderBlock2D"] * 4,
+    },
+    "text_encoder/config.json": {
+        "hidden_act": "quick_gelu", "hidden_size": 768, "intermediate_size": 3072, "layer_norm_eps": 1e-05,
+        "max_position_embeddings": 77, "num_attention_heads": 12, "num_hidden_layers": 12, "vocab_size": 49408,
+    },
+    "scheduler/scheduler_config.json": {
+        "_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+        "num_train_timesteps": 1000, "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1,
+        "trained_betas": None, "clip_sample": False,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("channels, name", [(4, "sd15"), (9, "sd15_inpaint"), (8, "sd15_pix2pix")])
+def test_the_published_configs_are_our_presets(tmp_path: Path, channels: int, name: str) -> None:
+    for place, config in PUBLISHED.items():
+        (tmp_path / place).parent.mkdir()
+        (tmp_path / place).write_text(json.dumps(config | ({"in_channels": channels} if "unet" in place else {})))
+    assert read_preset(tmp_path) == PRESETS[name]
+
+
+def test_our_configs_are_those_of_the_reference_library() -> None:
+    """What it makes of our configs has the published counts; what it writes of itself is our preset again."""
+    configs = write_configs(SD15)
+    with torch.device("meta"):
+        unet = diffusers.UNet2DConditionModel.from_config(configs["unet/config.json"])
+        vae = diffusers.AutoencoderKL.from_config(configs["vae/config.json"])
+        text = transformers.CLIPTextModel(transformers.CLIPTextConfig(**configs["text_encoder/config.json"]))
+    counts = [sum(p.numel() for p in module.parameters()) for module in (unet, vae, text)]
+    assert counts == [859_520_964, 83_653_863, 123_060_480]
+    assert read_unet(dict(unet.config), "") == SD15.unet
+    assert read_autoencoder(dict(vae.config), "") == SD15.autoencoder
+    assert read_text(text.config.to_dict(), "") == SD15.text
+
+
 def test_a_folder_s_configs_say_which_model_it_is(folder: Path, references: dict[str, Any]) -> None:
     scheduler = {"prediction_type": "v_prediction", "beta_schedule": "scaled_linear", "beta_start": 0.00085}
     diffusers.DDIMScheduler(**scheduler, beta_end=0.012).save_pretrained(folder / "scheduler")
@@ -127,6 +176,7 @@ def test_a_folder_s_configs_say_which_model_it_is(folder: Path, references: dict
         ("vae", {"use_quant_conv": False}, "use_quant_conv"),
         ("text_encoder", {"hidden_act": "gelu"}, "hidden_act"),
         ("scheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+        ("scheduler", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatch"),
     ],
     ids=str,
 )
