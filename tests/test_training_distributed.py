@@ -125,11 +125,8 @@ def test_shares_of_the_weights_draw_the_same_curve_and_one_process_reads_them(ho
     halves = [_shapes(path) for path in sorted(state.glob("*.safetensors"))]
     assert len(halves) == 2 and all(half["module/unet/mid.0.res.conv1.weight"] == (32, 64, 3, 3) for half in halves)
     run([sys.executable, *command(home, out)])  # the same command, another number of processes
-    wanted = curve(alone)
-    got = curve(out)
-    # the length of the run is in the learning rate's fall, which starts after 60 %: the first steps are the same
-    assert_same_curve({step: got[step] for step in range(1, 5)}, {step: wanted[step] for step in range(1, 5)})
-    assert list(got) == list(range(1, STEPS + 1))
+    # 8 steps or 16: the learning rate is still rising when its fall would begin, so the curve is that of one long run
+    assert_same_curve(curve(out), curve(alone))
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
