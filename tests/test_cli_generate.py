@@ -88,7 +88,7 @@ def test_sizes_tiles_and_types(place: Path, toy: Path) -> None:
 
 
 def test_pictures_in_a_folder_are_as_they_were_drawn_and_named(place: Path, toy: Path) -> None:
-    prompts = ["Red apple, 3D!", "a", "a", "苹果", "w" * 300]
+    prompts = ["(Red:1.3) apple, [3D]!", "a", "a", "苹果", "w" * 300]
     run("generate", *prompts, "--model", toy, "--steps", "1", "--count", "2", "--out", "many", cwd=place)
     names = sorted(path.name for path in (place / "many").iterdir())
     wanted = ["a-0-2.png", "a-0.png", "a-1-2.png", "a-1.png", "picture-0.png", "picture-1.png"]

@@ -244,8 +244,10 @@ def _captions(orders: list[Order]) -> list[str]:
 
 
 def _slug(prompt: str) -> str:
-    """The first words of a prompt as a file's name."""
-    words = re.findall(r"[a-z0-9]+", prompt.lower())
+    """The first words of a prompt, without their weights, as a file's name."""
+    from ldm_edu.prompts import parse
+
+    words = re.findall(r"[a-z0-9]+", "".join(span.text for span in parse(prompt)).lower())
     return "-".join(words)[:40].strip("-") or "picture"
 
 
