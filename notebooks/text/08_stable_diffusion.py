@@ -597,7 +597,9 @@ def roof_figure():
             intensity = 2 * work_of[size] / weight_bytes
             rate = 2 * work_of[size] / measured[size] / 1e12
             axes.loglog(intensity, rate, marker, ms=8, color=NETWORK, label=f"a guided step, {size} pixels")
-            axes.loglog([intensity] * 2, [rate, min(compute, intensity * bandwidth) / 1e12], color=NETWORK, ls=":", lw=1)
+            axes.loglog(
+                [intensity] * 2, [rate, min(compute, intensity * bandwidth) / 1e12], color=NETWORK, ls=":", lw=1
+            )
         axes.set(xlabel="operations for each byte of weights", ylabel="TFLOP/s")
         axes.legend(fontsize=8.5, loc="lower right")
         return drawing(
@@ -774,9 +776,11 @@ with torch.no_grad():
 sheet(drawn, asked)
 
 # %% [markdown]
-# **What to see.** The loss starts at 1, where a network is that always answers 0, and falls within some dozen steps as
-# the network learns to copy the noise that is plain to see. That first fall says nothing about pictures (lesson 02). The
-# sheet is what a minute buys. The shipped emoji model, of about the same size, had two hours.
+# **What to see.** The loss starts at 1, where a network is that always answers 0, falls steeply, and after some eighty
+# steps seems to be done. The pictures are confetti. Both are right: the network has learned to copy noise where noise is
+# plain to see, which is most of the loss. What a picture shows is decided at the noisy end, where the loss has hardly
+# anything left to fall and the learning is slow (lesson 02). The shipped emoji model, of about the same size, saw a
+# hundred times as many pictures.
 
 # %% [markdown]
 # ## What the real training cost
@@ -843,13 +847,18 @@ quiz(
     Question(
         "Where are most of the U-Net's parameters?",
         [
-            Choice("At the top level, which sees all 64 x 64 places", "There is most of the work. Its maps have 320 channels."),
+            Choice(
+                "At the top level, which sees all 64 x 64 places",
+                "There is most of the work. Its maps have 320 channels.",
+            ),
             Choice(
                 "At the levels with 1,280 channels",
                 "A convolution's count grows with the square of the channels, and places do not matter.",
                 right=True,
             ),
-            Choice("In cross-attention, which reads the text", "It is one of the smallest parts: see the first figure."),
+            Choice(
+                "In cross-attention, which reads the text", "It is one of the smallest parts: see the first figure."
+            ),
         ],
     ),
     Question(
