@@ -242,7 +242,6 @@ assert round(at_512["Global"] / 1e9, 1) == 803.3
 
 
 def kind_of(module):
-    last = module.split(".")[-1]
     if "attention" in module and ".layers." in module:
         return "cross_attention" if "cross" in module else "self_attention"
     if "feed_forward" in module:
@@ -492,13 +491,17 @@ def fastest(action, times=5):
     return min(found)
 
 
-n = 8192 if DEVICE == "cuda" else 3072
-matrix = torch.randn(n, n, device=DEVICE).bfloat16()
-compute = 2 * n**3 / fastest(lambda: matrix @ matrix)
-long = torch.zeros(2**28, dtype=torch.bfloat16, device=DEVICE)  # half a gigabyte
-other = torch.empty_like(long)
-bandwidth = 2 * long.nbytes / fastest(lambda: other.copy_(long))  # read once, written once
-del matrix, long, other
+def roof():
+    """What this machine can do: (operations a second in bfloat16, bytes a second from memory)."""
+    n = 8192 if DEVICE == "cuda" else 3072
+    a = torch.randn(n, n, device=DEVICE).bfloat16()
+    numbers = torch.zeros(2**28, dtype=torch.bfloat16, device=DEVICE)  # half a gigabyte, more than any cache holds
+    copy = torch.empty_like(numbers)
+    bytes_moved = 2 * numbers.nbytes  # read once, written once
+    return 2 * n**3 / fastest(lambda: a @ a), bytes_moved / fastest(lambda: copy.copy_(numbers))
+
+
+compute, bandwidth = roof()
 print(f"{compute / 1e12:.2f} TFLOP/s in bfloat16, {bandwidth / 1e9:.0f} GB/s from memory")
 
 # %% [markdown]
