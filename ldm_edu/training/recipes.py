@@ -109,7 +109,7 @@ CLASSIFIERS = {
         ClassifierConfig(concepts=1386, styles=6, channels=48, mults=(1, 2, 4, 4)),
         core=True,
         held_out=True,
-        steps=3000,
+        steps=6000,
         batch=64,
         lr=2e-3,
         seed=12,

@@ -342,7 +342,7 @@ Table(
 )
 
 # %% [markdown]
-# Even on real pictures the judge misses some styles, as the last row says: hold the drawn ones against that.
+# On real pictures the judge hardly errs, so what is missing in the first column is the model's own.
 #
 # Now four prompts that are too hard.
 
