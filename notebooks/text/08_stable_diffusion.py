@@ -436,7 +436,13 @@ import json
 
 from ldm_edu import data_dir
 
-RECORD = None
+record = json.loads((data_dir() / "benchmarks" / "verify-sd15.json").read_text())
+same = record["sections"][0]
+print(record["command"], "on", record["date"], "-", same["note"])
+Table(
+    ("largest difference", "found", "their spread"),
+    tuple((f["name"], f"{f['value']:.1e}", *(f"{v:.2f}" for v in f["beside"].values())) for f in same["figures"]),
+)
 
 # %% [markdown]
 # ## The real weights
