@@ -866,6 +866,8 @@ Table(("plan", "on", "takes", ""), tuple(rows))
 # - A step cannot be faster than its arithmetic over the processor's speed, nor than its weights over memory's.
 # - A picture can start from a picture: the sampler only sees levels from $k$ on.
 # - Three passes a training picture, times pictures, over operations a second: that is the price.
+#
+# ## Check yourself
 
 # %% tags=["hide-input"]
 from ldm_edu.viz import quiz
@@ -938,11 +940,14 @@ quiz(
 # %% [markdown]
 # ## Go on
 #
-# - The exercises: [exercises/08_stable_diffusion.ipynb](../exercises/08_stable_diffusion.ipynb).
-# - Rombach et al. 2022, arXiv 2112.10752, section 3 and table 15: the model, and its hyperparameters.
-# - Meng et al. 2022, arXiv 2108.01073, section 3: SDEdit, from picture to picture.
-# - Williams, Waterman and Patterson 2009, *Roofline*, Communications of the ACM 52(4).
+# - Rombach et al. 2022, *High-Resolution Image Synthesis with Latent Diffusion Models* ([arXiv
+#   2112.10752](https://arxiv.org/abs/2112.10752)), section 3 and table 15: the model, and its hyperparameters.
+# - Meng et al. 2022, *SDEdit* ([arXiv 2108.01073](https://arxiv.org/abs/2108.01073)), section 3: from a picture.
+# - Williams, Waterman and Patterson 2009, *Roofline: An Insightful Visual Performance Model for Multicore
+#   Architectures*, Communications of the ACM 52(4).
 # - The model cards of Stable Diffusion 1-1 to 1-5, for data, steps, batch and hours.
+#
+# Exercises: [exercises/08_stable_diffusion.ipynb](../exercises/08_stable_diffusion.ipynb); each item answers at once.
 #
 # This is the last lesson of the course. Go back to the map in [lesson 00](00_start_here.ipynb): you have built every
 # box in it, and seen that the largest of them differ from yours only in size.

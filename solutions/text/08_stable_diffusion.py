@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Exercises 08 · Stable Diffusion
 #
-# Eight items for lesson 08. Each stands on its own: leave one out and come back. Write with torch (and einops, where you
-# like); `ldm_edu` itself may be looked at, but not called.
+# Eight items for [lesson 08](../notebooks/08_stable_diffusion.ipynb). Each stands on its own: leave one out and come
+# back. Write with torch (and einops, where you like); `ldm_edu` itself may be looked at, but not called.
 
 # %%
 import math
