@@ -30,7 +30,7 @@
 #
 # **You need** lessons 01 to 07. All parts are known; here they grow.
 #
-# **Time**: about 4 minutes of computing on two processor cores and 3 GB of memory, an hour of reading. Where there is a
+# **Time**: about a minute and a half of computing on two processor cores and 3 GB of memory, an hour of reading. Where there is a
 # GPU the same cells use it. **The outputs that are saved here come from a processor**: no GPU was to be had, and a cell
 # that would show more on one says so.
 
@@ -641,7 +641,7 @@ roof_figure()
 
 # %% [markdown]
 # **What to see.** Both points are right of the ridge, under the flat part: more memory speed would not help here. The
-# dotted lines are what is lost to everything that is not a large matrix product.
+# short dotted lines up to the roof are what is lost to everything that is not a large matrix product.
 #
 # ## A picture
 #
@@ -702,16 +702,19 @@ torch.testing.assert_close(ours, model.decode(last.x), rtol=0, atol=1e-4)
 from ldm_edu.viz import gallery
 
 asked = ["tomato, flat style", "watermelon, 3d style", "dog face, noto style"]
-frames = {f"{tenths / 10}": my_image_to_image(apple, asked, tenths / 10) for tenths in range(0, 11, 2)}
+strengths = [0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 1.0]
+frames = {f"{strength}": my_image_to_image(apple, asked, strength) for strength in strengths}
 gallery(frames, asked, name="strength", title="From a red apple towards another prompt")
 
 # %% [markdown]
-# **What to see.** Up to about half of the way the apple stays where it is and takes on colours and shading of what was
-# asked for. Then its outline gives way. Noise takes fine things first and coarse things last (lesson 01), so strength
-# chooses how coarse the things are that may change.
+# **What to see.** At 0.1 the apple is repainted where it stands. At 0.2 both things are in the picture: a melon's rind
+# around an apple's red, a face on its skin. At 0.4 the prompt has won. Noise takes fine things first and coarse things
+# last (lesson 01), so strength chooses how coarse the things are that may change; and guidance pulls, at every step that
+# is left, towards the prompt. On large pictures, which keep their outlines under more noise, 0.4 to 0.7 is the usual
+# range.
 #
-# **Try it.** Start from a picture of your own: `ldm_edu.pictures` reads one, 64 pixels wide. Find the strength at which
-# it is no longer yours.
+# **Try it.** Put a picture of your own in the apple's place: `apple = from_pil(fit(open_picture(Path("mine.png")), (64,
+# 64)))`, with these three from `ldm_edu.pictures`. Find the strength at which it is no longer yours.
 
 # %% [markdown]
 # ## Train it
