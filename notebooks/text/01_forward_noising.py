@@ -55,7 +55,7 @@ sheet(x0, names, alt="Four clean pictures on white: a yellow cat face, a red app
 #
 # $$x_t = \sqrt{1 - \beta_t}\; x_{t-1} + \sqrt{\beta_t}\; \epsilon, \qquad \epsilon \sim \mathcal{N}(0, 1)$$
 #
-# The same as a distribution: $q(x_t \mid x_{t-1}) = \mathcal{N}(\sqrt{1 - \beta_t}\, x_{t-1},\ \beta_t)$ (Ho et al.
+# The same as a distribution: $q(x_t \mid x_{t-1}) = \mathcal{N}(\sqrt{1 - \beta_t}\, x_{t-1},\, \beta_t)$ (Ho et al.
 # 2020, equation 2).
 
 

@@ -56,8 +56,8 @@ points = world.sample(4000, torch.Generator().manual_seed(0))  # (4000, 2), what
 # - A noised cloud is a cloud: its middle is $\alpha\mu_k$, its variance $\alpha^2 s_k^2 + \sigma^2$.
 # - If $x$ comes from cloud $k$, its clean point is at $\mu_k$, moved towards $x$ by a share of the distance:
 #   $\mu_k + \frac{\alpha s_k^2}{\alpha^2 s_k^2 + \sigma^2}\,(x - \alpha\mu_k)$.
-# - Which cloud? Bayes' rule: cloud $k$ with a probability in proportion to $w_k\, \mathcal{N}(x;\ \alpha\mu_k,\
-#   \alpha^2 s_k^2 + \sigma^2)$.
+# - Which cloud? Bayes' rule: cloud $k$ with a probability in proportion to
+#   $w_k\, \mathcal{N}(x;\, \alpha\mu_k,\, \alpha^2 s_k^2 + \sigma^2)$.
 
 
 # %%
@@ -748,8 +748,8 @@ steps = list(
 film_strip(steps)
 
 # %% [markdown]
-# **What to see.** Above the sample, below the estimate $\hat x_0$. The first estimates are grainy, since a noise predictor's
-# error is blown up there; then a blur in the right place, then a shape. The sample itself shows nothing until late.
+# **What to see.** Above the sample, below the estimate $\hat x_0$. The first estimates are a grainy blur, since a noise
+# predictor's error is blown up there; then comes a shape. The sample itself shows nothing until late.
 #
 # Now step through it. Click on the slider and use the arrow keys. (On a page where nothing runs you see the strip.)
 

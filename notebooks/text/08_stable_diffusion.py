@@ -438,7 +438,8 @@ from ldm_edu import data_dir
 
 record = json.loads((data_dir() / "benchmarks" / "verify-sd15.json").read_text())
 same = record["sections"][0]
-print(record["command"], "on", record["date"], "-", same["note"])
+print(record["command"], "on", record["date"])
+print(same["note"])
 Table(
     ("largest difference", "found", "their spread"),
     tuple((f["name"], f"{f['value']:.1e}", *(f"{v:.2f}" for v in f["beside"].values())) for f in same["figures"]),
@@ -850,12 +851,12 @@ for name, plan in (("as in the model cards", CARDS), ("600,000 steps at each siz
 Table(("plan", "on", "takes", ""), tuple(rows))
 
 # %% [markdown]
-# **What to see.** A quarter of the peak is what well-kept training code reaches on A100s. The cards report 150,000 GPU
-# hours, several times as much as the second row. The count has left things out: each picture was encoded and each
-# caption read anew in every step, some runs were in slower 32 bits, the software of 2022 was slower, and not every hour
-# of 256 GPUs trains. Two years later a blog post of MosaicML, *Training Stable Diffusion from Scratch Costs <$160k*,
-# needed 79,000 hours for version 2, and its successor, with latents computed beforehand, less than a third of that. You
-# did the same in lesson 04: encode once, train on what is kept.
+# **What to see.** A quarter of the peak is about what published training code reaches on A100s. The cards report 150,000
+# GPU hours, several times as much as the second row. The count has left things out: each picture was encoded and each
+# caption read anew in every step, the software of 2022 was slower, and not every hour of 256 GPUs trains. A few months
+# later MosaicML estimated 79,000 hours for version 2 (*Training Stable Diffusion from Scratch Costs <$160k*, a blog post
+# of 2023), and then did it for a third of the price, with latents computed beforehand. You did the same in lesson 04:
+# encode once, train on what is kept.
 #
 # How such a run is laid out over many GPUs, and what happens when one of them dies, is in `docs/training_at_scale.md`;
 # `ldm-edu train unet --preset sd15 --data FOLDER` is its command, on one processor as on many GPUs.
