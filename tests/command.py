@@ -3,13 +3,12 @@
 import io
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
+from lively import lively, toy_with
 
-from ldm_edu import TOY, LatentDiffusion
 from ldm_edu.cli import main
 
 
@@ -43,11 +42,5 @@ def refused(done: Done) -> str:
 
 def lively_toy(folder: Path, in_channels: int = 4) -> Path:
     """A small model whose every weight is random: fresh ones start with zeros that hide the prompt."""
-    preset = replace(TOY, unet=replace(TOY.unet, in_channels=in_channels))
-    model, rng = LatentDiffusion.from_preset(preset), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for module in model.modules().values():
-            for weight in module.parameters():
-                weight.add_(0.05 * torch.randn(weight.shape, generator=rng))
-    model.save(folder)
+    lively(toy_with(in_channels)).save(folder)
     return folder

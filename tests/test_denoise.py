@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from lively import awake
 
 from ldm_edu.conditioning import Conditioning
-from ldm_edu.config import TOY, Prediction, UNetConfig
+from ldm_edu.config import TOY, Prediction
 from ldm_edu.denoise import NetworkDenoiser, for_batch
 from ldm_edu.models.unet import UNet
 from ldm_edu.prediction import PREDICTIONS, to_x0
@@ -15,15 +16,6 @@ from ldm_edu.schedule import levels, scaled_linear
 
 RUN = levels(scaled_linear(), 6)
 SHAPE = (4, 8, 8)
-
-
-def awake(config: UNetConfig, seed: int = 1) -> UNet:
-    """A network whose every part has an effect: a fresh one starts with zeros at its ends."""
-    torch.manual_seed(seed)
-    unet = UNet(config)
-    for parameter in unet.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return unet
 
 
 @pytest.fixture(scope="module")

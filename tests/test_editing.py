@@ -5,9 +5,10 @@ import math
 
 import pytest
 import torch
+from lively import lively, toy_with
 from torch import Tensor
 
-from ldm_edu.config import TOY, Preset
+from ldm_edu.config import TOY
 from ldm_edu.editing import Edit, begin, first_step, inpaint, latent_mask
 from ldm_edu.guidance import cfg2
 from ldm_edu.latent_diffusion import LatentDiffusion
@@ -15,32 +16,21 @@ from ldm_edu.samplers import SAMPLERS, Rng, ddim, initial_noise
 from ldm_edu.schedule import Level, add_noise, levels, scaled_linear
 
 
-def lively(in_channels: int = 4) -> LatentDiffusion:
-    """A toy with no weight at zero, whose U-Net takes that many channels."""
-    preset: Preset = dataclasses.replace(TOY, unet=dataclasses.replace(TOY.unet, in_channels=in_channels))
-    model, rng = LatentDiffusion.from_preset(preset), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for module in model.modules().values():
-            for parameter in module.parameters():
-                parameter += 0.05 * torch.randn(parameter.shape, generator=rng)
-    return model
-
-
 @pytest.fixture(scope="module")
 def toy() -> LatentDiffusion:
-    return lively()
+    return lively(TOY)
 
 
 @pytest.fixture(scope="module")
 def filler() -> LatentDiffusion:
     """As Stable Diffusion's inpainting model: 9 channels."""
-    return lively(9)
+    return lively(toy_with(9))
 
 
 @pytest.fixture(scope="module")
 def editor() -> LatentDiffusion:
     """As instruct-pix2pix: 8 channels."""
-    return lively(8)
+    return lively(toy_with(8))
 
 
 def pictures(n: int = 1, side: int = 16, seed: int = 0) -> Tensor:
@@ -251,7 +241,7 @@ def test_the_three_branches_are_one_batch_or_three() -> None:
 
 def test_a_network_with_other_channels_is_refused() -> None:
     with pytest.raises(ValueError, match="3 channels beside the sample's 4"):
-        lively(7).generate(["a"], edit=Edit(pictures()))
+        lively(toy_with(7)).generate(["a"], edit=Edit(pictures()))
 
 
 # --- what cannot be -------------------------------------------------------------------------------------------------

@@ -3,10 +3,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from lively import awake
 from torch import Tensor
 
 from ldm_edu.conditioning import Conditioning
-from ldm_edu.config import TOY, Prediction, UNetConfig
+from ldm_edu.config import TOY, Prediction
 from ldm_edu.denoise import Denoiser, NetworkDenoiser
 from ldm_edu.guidance import cfg, interval, rescale
 from ldm_edu.models.unet import UNet
@@ -31,15 +32,6 @@ class Counted:
     def __call__(self, x: Tensor, level: Level) -> Tensor:
         self.times += 1
         return self.denoise(x, level)
-
-
-def awake(config: UNetConfig, seed: int = 1) -> UNet:
-    """A network whose every part has an effect: a fresh one starts with zeros at its ends."""
-    torch.manual_seed(seed)
-    unet = UNet(config)
-    for parameter in unet.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return unet
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lively import lively
 
 from ldm_edu.checkpoint.errors import CheckpointError
 from ldm_edu.checkpoint.find import shipped_checkpoints
@@ -31,16 +32,6 @@ PIXELS = Preset(
 CLASSES = dataclasses.replace(
     PIXELS, name="classes", unet=dataclasses.replace(PIXELS.unet, vector_dim=16), classes=10, prediction="v"
 )
-
-
-def lively(preset: Preset, seed: int = 0) -> LatentDiffusion:
-    """A model with no weight at zero: a fresh one's transformers and outputs change nothing yet."""
-    model, rng = LatentDiffusion.from_preset(preset, seed=seed), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in model.modules().values():
-            for parameter in module.parameters():
-                parameter += 0.05 * torch.randn(parameter.shape, generator=rng)
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,8 @@ KeyValue = tuple[Tensor, Tensor]  # each (B, heads, L, head_dim)
 
 
 SMALL = 2**16  # products of queries and keys up to here, one picture and head; larger ones would fill the memory
-ROWS, BLOCK = (
-    512,
-    2**19,
-)  # queries at a time, and products in all, in the blocks of `_in_blocks`: they stay in the cache
+ROWS = 512  # queries at a time in `_in_blocks`
+BLOCK = 2**19  # products of queries and keys at a time there: they stay in the cache
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:

@@ -11,11 +11,20 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from parity.reference import difference, randomised, reference_autoencoder, reference_text, reference_unet
+from parity.reference import (
+    AUTOENCODER,
+    SMALL_SD,
+    TEXT,
+    UNET,
+    difference,
+    randomised,
+    reference_autoencoder,
+    reference_text,
+    reference_unet,
+)
 from torch import Tensor
 
 from ldm_edu.conditioning import as_long_as_each_other
-from ldm_edu.config import AutoencoderConfig, Preset, TextConfig, UNetConfig
 from ldm_edu.editing import Edit
 from ldm_edu.latent_diffusion import LatentDiffusion
 from ldm_edu.samplers import Sampler, ddim, dpmpp_2m, initial_noise
@@ -23,10 +32,6 @@ from ldm_edu.samplers import Sampler, ddim, dpmpp_2m, initial_noise
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
 
-UNET = UNetConfig(channels=8, mults=(1, 2), blocks=1, depth=(1, 0), context_dim=16, heads=2, groups=4)
-AUTOENCODER = AutoencoderConfig(channels=8, mults=(1, 2), blocks=1, groups=4)
-TEXT = TextConfig(vocab=600, length=12, width=16, layers=2, heads=2)
-SMALL_SD = Preset(name="small-sd", size=16, unet=UNET, autoencoder=AUTOENCODER, text=TEXT)
 SCHEDULE = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,

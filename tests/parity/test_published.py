@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from parity.reference import difference, randomised, reference_autoencoder, reference_text, reference_unet
+from parity.reference import (
+    AUTOENCODER,
+    SMALL_SD,
+    TEXT,
+    UNET,
+    difference,
+    randomised,
+    reference_autoencoder,
+    reference_text,
+    reference_unet,
+)
 from torch import Tensor
 
 from ldm_edu.checkpoint.diffusers_config import read_autoencoder, read_text, read_unet, write_configs
@@ -17,18 +27,13 @@ from ldm_edu.checkpoint.errors import CheckpointError
 from ldm_edu.checkpoint.keymaps import autoencoder_pairs, convert, text_pairs, unet_pairs
 from ldm_edu.checkpoint.layouts import open_checkpoint
 from ldm_edu.checkpoint.single_file import averaged_name
-from ldm_edu.config import PRESETS, SD15, AutoencoderConfig, Preset, TextConfig, UNetConfig
+from ldm_edu.config import PRESETS, SD15
 from ldm_edu.latent_diffusion import LatentDiffusion
 from ldm_edu.models.unet import UNet
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
-
-UNET = UNetConfig(channels=8, mults=(1, 2), blocks=1, depth=(1, 0), context_dim=16, heads=2, groups=4)
-AUTOENCODER = AutoencoderConfig(channels=8, mults=(1, 2), blocks=1, groups=4)
-TEXT = TextConfig(vocab=600, length=12, width=16, layers=2, heads=2)
-SMALL_SD = Preset(name="small-sd", size=16, unet=UNET, autoencoder=AUTOENCODER, text=TEXT)
 
 
 @pytest.fixture(scope="module")
