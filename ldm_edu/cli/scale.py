@@ -78,8 +78,7 @@ def train_on_data(
         run = scale_run(
             parts, recipe, cache, folder, state, how, size=size, precision=options.precision, start=start, device=here
         )
-        settings = dataclasses.asdict(recipe) | {"preset": preset, "size": size}
-        accelerator.init_trackers("unet", config=settings if options.wandb else None)
+        _track(accelerator, dataclasses.asdict(recipe) | {"preset": preset, "size": size}, state, wandb=options.wandb)
         with _bar(accelerator, f"unet {preset}", "step") as show:
             for record in records(
                 run.task, steps=run.steps, seed=run.seed, folder=state, save_every=save_every, store=SHARDS
@@ -117,6 +116,17 @@ def _processes(state: Path, *, wandb: bool) -> "Iterator[Accelerator]":
         yield accelerator
     finally:
         accelerator.end_training()
+
+
+def _track(accelerator: "Accelerator", settings: dict[str, Any], state: Path, *, wandb: bool) -> None:
+    """Start the trackers; what Weights & Biases keeps on disk lies beside the run's state."""
+    config, where = (settings, {"wandb": {"dir": str(state)}}) if wandb else (None, {})
+    try:
+        accelerator.init_trackers("unet", config=config, init_kwargs=where)
+    except Exception as error:  # whatever a tracker's own library raises: no account, no network, a broken install
+        accelerator.trackers = []  # one that did not start cannot be ended
+        remedy = "log in to it, set WANDB_MODE=offline, or leave --wandb out" if wandb else "reinstall tensorboard"
+        raise ValueError(f"a tracker did not start ({error}): {remedy}") from error
 
 
 @contextmanager
