@@ -36,6 +36,41 @@ def test_attention_in_blocks_equals_the_fused_one(queries: int, keys: int, conte
     assert (out.float() - wanted).abs().max() < 0.03 * wanted.abs().max()
 
 
+@pytest.mark.parametrize("largest", [1.0, 30.0, 300.0, 3000.0])
+def test_products_of_any_size_neither_overflow_nor_vanish(largest: float) -> None:
+    """Rows whose products are all large, all far below zero, or mixed; the second head's are small."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 64, 8) for _ in range(3))
+    q, k, v = (tensor.bfloat16().float() for tensor in (q, k, v))
+    q[:, 0, :20] = k[:, 0, :20] = 8**-0.25 * largest**0.5 * torch.eye(8)[0]  # products of 20 keys: ``largest``
+    q[:, 0, 20:40] = -q[:, 0, :20]
+    with torch.no_grad():
+        out = attend(q.bfloat16(), k.bfloat16(), v.bfloat16()).float()
+    wanted = F.scaled_dot_product_attention(q.bfloat16().float(), k.bfloat16().float(), v)
+    assert out.isfinite().all()
+    # a product is rounded to 8 bits, and that is a factor of its power: a large one is less exact
+    assert (out - wanted)[:, 1].abs().max() < 0.03
+    assert (out - wanted)[:, 0].abs().mean() < 0.05
+
+
+def test_attention_in_blocks_is_as_near_to_float32_as_the_fused_one() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 2048, 40).bfloat16() for _ in range(3))
+    wanted = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    fused = (F.scaled_dot_product_attention(q, k, v).float() - wanted).square().mean().sqrt()
+    with torch.no_grad():
+        ours = (attend(q, k, v).float() - wanted).square().mean().sqrt()
+    assert ours < 3 * fused  # products are rounded to bfloat16 here, not there
+
+
+def test_not_a_number_is_not_hidden() -> None:
+    q, k, v = (torch.zeros(1, 2, 4, 8).bfloat16() for _ in range(3))
+    q[0, 1, 2, 3] = torch.nan
+    with torch.no_grad():
+        out = attend(q, k, v)
+    assert out[0, 1, 2].isnan().all() and out[0, 0].isfinite().all()
+
+
 def test_a_causal_state_does_not_see_what_follows() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 1, 5, 4).bfloat16().requires_grad_() for _ in range(3))
