@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ldm_edu.config import ClassifierConfig
 from ldm_edu.models.classifier import Classifier
@@ -64,6 +65,21 @@ def test_contrastive_loss_of_perfect_and_of_uninformed_pairs() -> None:
     same = torch.ones(8, 4) / 2
     assert contrastive_loss(same, same, torch.tensor(10.0)).item() == pytest.approx(math.log(8), rel=1e-5)
     assert contrastive_loss(eye, eye.roll(1, 0), torch.tensor(100.0)).item() > 50
+
+
+def test_contrastive_loss_of_texts_that_are_true_of_several_pictures() -> None:
+    torch.manual_seed(0)
+    images, texts = F.normalize(torch.randn(4, 8), dim=-1), F.normalize(torch.randn(4, 8), dim=-1)
+    scale = torch.tensor(3.0)
+    assert torch.equal(
+        contrastive_loss(images, texts, scale, torch.eye(4, dtype=torch.bool)), contrastive_loss(images, texts, scale)
+    )
+    apart = torch.eye(2)[[0, 0, 1, 1]]  # two things, each in two pictures; all that is said of them is the thing
+    true = torch.block_diag(torch.ones(2, 2), torch.ones(2, 2)).bool()
+    sharp = torch.tensor(100.0)
+    assert contrastive_loss(apart, apart, sharp, true).item() == pytest.approx(math.log(2), rel=1e-4)
+    # the least that there is: a text cannot tell the two pictures apart that it is true of
+    assert contrastive_loss(images, apart @ texts[:2], sharp, true) > math.log(2)
 
 
 def test_hinge_loss_is_zero_beyond_the_margin() -> None:

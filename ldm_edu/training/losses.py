@@ -61,11 +61,15 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean())
 
 
-def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
+def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor, true: Tensor | None = None) -> Tensor:
     """CLIP's symmetric cross-entropy over a batch of N pairs (Radford et al. 2021, figure 3).
 
     ``images`` and ``texts`` are (N, D) of unit length; ``logit_scale`` is the factor itself, not its logarithm.
+    ``true`` (N, N), boolean: which texts, the columns, are true of which pictures; each row and column shares its
+    probability among these (Yang et al. 2022, equations 3 and 4). None: of each picture its own text alone.
     """
     logits = logit_scale * images @ rearrange(texts, "n d -> d n")  # (N, N)
-    labels = torch.arange(len(images), device=images.device)
-    return 0.5 * (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels))
+    wanted = torch.eye(len(images), device=logits.device) if true is None else true.to(logits)
+    by_picture = F.cross_entropy(logits, wanted / wanted.sum(dim=1, keepdim=True))
+    by_text = F.cross_entropy(logits.T, (wanted / wanted.sum(dim=0, keepdim=True)).T)
+    return 0.5 * (by_picture + by_text)

@@ -59,6 +59,7 @@ class ClipRecipe:
     steps: int
     batch: int
     lr: float
+    partial: float = 0.0  # share of captions of which only a part is said: see `ldm_edu.training.phrases`
     seed: int = 3
 
 
@@ -72,13 +73,15 @@ class UNetRecipe:
     warmup: int = 60  # steps in which the learning rate rises
     decay: float = 0.4  # the share of the run, its last, in which the learning rate falls to 0
     drop: float = 0.1  # share of conditions replaced by the blank one (Ho and Salimans 2022)
+    partial: float = 0.0  # share of captions of which only a part is said: see `ldm_edu.training.phrases`
     gamma: float | None = 5.0  # ceiling of the min-SNR weight (Hang et al. 2023); None: no weight (Ho et al. 2020)
     floor: float = 1.0  # and its floor (Salimans and Ho 2022)
     ema_decay: float = 0.999
     joint_text: bool = (
         False  # the text encoder learns along (Rombach et al. 2022), or CLIP's is kept (Stable Diffusion)
     )
-    narrow_from: float = 1.0  # of the run: from here on only the starter concepts, so that they are seen often enough
+    narrow_from: float = 1.0  # of the run: from here on the starter concepts, so that they are seen often enough
+    others: float = 0.0  # share of pictures drawn from all concepts even then: a style is what many things have alike
     seed: int = 4
 
 
@@ -118,7 +121,7 @@ CLASSIFIERS = {
 
 CLIPS = {
     "toy": ClipRecipe(steps=40, batch=16, lr=1e-3),
-    "emoji": ClipRecipe(steps=450, batch=128, lr=1e-3),
+    "emoji": ClipRecipe(steps=900, batch=128, lr=1e-3, partial=0.5),
 }
 
 UNETS = {
@@ -134,5 +137,5 @@ UNETS = {
 
 UNETS_ON = {  # from trained weights on: `ldm-edu train unet --start FOLDER`
     "toy": UNetRecipe(steps=20, batch=8, lr=5e-4, ema_decay=0.9),
-    "emoji": UNetRecipe(steps=1500, batch=64, lr=4e-4, decay=0.8, narrow_from=0.0, seed=5),
+    "emoji": UNetRecipe(steps=4200, batch=64, lr=8e-4, partial=0.2, narrow_from=0.0, others=0.4, seed=5),
 }

@@ -107,7 +107,7 @@ def clip_run(preset: Preset, recipe: ClipRecipe, folder: Path, device: torch.dev
     assert preset.text and preset.vision and preset.embed_dim, f"the preset {preset.name} has no CLIP to train"
     torch.manual_seed(recipe.seed)
     model = CLIP(preset.text, preset.vision, preset.embed_dim).to(device)
-    task = ClipTask(model, sources.caption_pairs(preset), recipe)
+    task = ClipTask(model, sources.caption_pairs(preset, partial=recipe.partial), recipe)
 
     def export() -> None:
         save_tensors(folder, "text", model.text.state_dict())
@@ -155,8 +155,10 @@ def unet_run(
         latents,
         encoder,
         drop=recipe.drop,
+        partial=recipe.partial,
         joint=recipe.joint_text,
         narrow_from=recipe.narrow_from,
+        others=recipe.others,
     )
     learning = encoder if recipe.joint_text else None
     task = DiffusionTask(model, make_schedule(preset.schedule), preset.prediction, batches, recipe, encoder=learning)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ldm_edu.conditioning import ClassConditioner
 from ldm_edu.config import Preset
 from ldm_edu.datasets.backgrounds import PALETTE, background, composite, random_backgrounds
-from ldm_edu.datasets.emoji import EmojiTensors, emoji_tensors, on_background
+from ldm_edu.datasets.emoji import STYLES, EmojiTensors, emoji_labels, emoji_tensors, on_background
 from ldm_edu.datasets.folder import digest
 from ldm_edu.datasets.shapes import ShapesTensors, shapes_tensors
 from ldm_edu.files import atomic_write
@@ -22,6 +22,7 @@ from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.clip import TextEncoder
 from ldm_edu.tokenizer import Tokenizer
 from ldm_edu.training.cache import fingerprint, tensor_bytes
+from ldm_edu.training.phrases import Phrases
 from ldm_edu.training.tasks import DiffusionBatch, Pictures, autocast
 
 SHAPES_SHOWN = 20_000  # scenes drawn for a training set
@@ -49,15 +50,22 @@ def labelled_pictures(*, core: bool, held_out: bool) -> Callable[[torch.Generato
     return draw
 
 
-def caption_pairs(preset: Preset) -> Callable[[torch.Generator, int], tuple[Tensor, Tensor]]:
-    """Pictures and the tokens of their captions, for CLIP; a batch never holds the same picture twice."""
-    captioned = captioned_pictures(preset)
-    tokens = _tokenizer(preset)(captioned.captions)
+def caption_pairs(
+    preset: Preset, *, partial: float = 0.0
+) -> Callable[[torch.Generator, int], tuple[Tensor, Tensor, Tensor]]:
+    """Pictures, the tokens of a text for each, and which texts are true of which pictures, for CLIP.
 
-    def draw(rng: torch.Generator, n: int) -> tuple[Tensor, Tensor]:
+    A batch never holds the same picture twice. ``partial``: the share of captions of which only a part is said.
+    """
+    captioned = captioned_pictures(preset)
+    phrases = captioned.phrases()
+    tokens = _tokenizer(preset)(phrases.texts)
+
+    def draw(rng: torch.Generator, n: int) -> tuple[Tensor, Tensor, Tensor]:
         kinds = torch.randperm(len(captioned.base), generator=rng)[:n]
         rows = captioned.pick(kinds, rng)
-        return captioned.images(rows), tokens[rows]
+        texts = phrases.pick(rows, rng, partial)
+        return captioned.images(rows), tokens[texts], phrases.true_of(rows, texts)
 
     return draw
 
@@ -73,6 +81,7 @@ class Captioned:
     colours: Tensor  # (N, 3)
     captions: list[str]
     starter: Tensor  # the places in ``base`` of the pictures that a narrowed run goes on with
+    facts: list[tuple[str, str, str]] | None = None  # of each row: thing, style and background
 
     def pick(self, kinds: Tensor, rng: torch.Generator, plain: float = 0.75) -> Tensor:
         """Rows for some pictures: on white with probability ``plain``, else on one of the coloured backgrounds."""
@@ -80,6 +89,10 @@ class Captioned:
             return self.base[kinds]
         other = 1 + torch.randint(self.variants - 1, kinds.shape, generator=rng)
         return self.base[kinds] + torch.where(torch.rand(kinds.shape, generator=rng) < plain, 0, other)
+
+    def phrases(self) -> Phrases:
+        """The captions, and the things and styles that stand alone."""
+        return Phrases(self.captions, self.facts, standing=2 if self.facts else 0)
 
     def images(self, rows: Tensor) -> Tensor:
         """The pictures of some rows, (n, 3, H, W) in [-1, 1]."""
@@ -98,15 +111,17 @@ def captioned_pictures(preset: Preset, variants: int = 3, seed: int = 0) -> Capt
     emoji: EmojiTensors = emoji_tensors("train", core=True)
     rng = torch.Generator().manual_seed(seed)
     names = [name for name in PALETTE if name != "white"]
-    captions, colours = [], []
-    for plain in emoji.captions:
+    labels = emoji_labels()
+    captions, colours, facts = [], [], []
+    for plain, concept, style in zip(emoji.captions, emoji.concepts.tolist(), emoji.styles.tolist(), strict=True):
         picked = [names[i] for i in torch.randperm(len(names), generator=rng)[: variants - 1]]
         captions += [plain] + [on_background(plain, name) for name in picked]
         colours += [background("white")] + [background(name) for name in picked]
+        facts += [(labels[concept], f"{STYLES[style]} style", name) for name in ("white", *picked)]
     base = torch.arange(len(emoji.captions)) * variants
     few = set(emoji_tensors("train", starter=True).captions)
     starter = torch.tensor([place for place, plain in enumerate(emoji.captions) if plain in few])
-    return Captioned(base, variants, emoji.rgba, None, torch.cat(colours), captions, starter)
+    return Captioned(base, variants, emoji.rgba, None, torch.cat(colours), captions, starter, facts)
 
 
 @torch.no_grad()
@@ -163,27 +178,36 @@ def diffusion_batches(
     *,
     drop: float,
     joint: bool,
+    partial: float = 0.0,
     narrow_from: float = 1.0,
+    others: float = 0.0,
 ) -> Callable[[torch.Generator, int, float], DiffusionBatch]:
     """Latents (already scaled) with their text states; a share ``drop`` of the captions is replaced by the blank one.
 
+    ``partial``: the share of the captions of which only a part is said (see `ldm_edu.training.phrases`).
     ``joint``: the states are computed anew in each step, with gradients, because the encoder learns along.
-    ``narrow_from``: the share of the run after which only the starter pictures are drawn.
+    ``narrow_from``: the share of the run after which the starter pictures are drawn, and all pictures with probability
+    ``others`` only.
     """
     device = next(encoder.parameters()).device
-    tokens = _tokenizer(preset)([*captioned.captions, ""])
-    blank = len(captioned.captions)
-    states = None if joint else text_states(preset, encoder, [*captioned.captions, ""])
+    phrases = captioned.phrases()
+    texts = [*phrases.texts, ""]
+    blank = len(phrases.texts)
+    tokens = _tokenizer(preset)(texts)
+    states = None if joint else text_states(preset, encoder, texts)
 
     def draw(rng: torch.Generator, n: int, progress: float) -> DiffusionBatch:
-        among = captioned.starter if progress >= narrow_from else torch.arange(len(captioned.base))
-        kinds = among[torch.randint(len(among), (n,), generator=rng)]
+        kinds = torch.randint(len(captioned.base), (n,), generator=rng)
+        if progress >= narrow_from:
+            few = captioned.starter[torch.randint(len(captioned.starter), (n,), generator=rng)]
+            kinds = torch.where(torch.rand(n, generator=rng) < others, kinds, few)
         rows = captioned.pick(kinds, rng)
-        texts = torch.where(torch.rand(n, generator=rng) < drop, blank, rows)
+        told = phrases.pick(rows, rng, partial)
+        told = torch.where(torch.rand(n, generator=rng) < drop, blank, told)
         if states is not None:
-            return DiffusionBatch(latents[rows], context=states[texts].to(device))
+            return DiffusionBatch(latents[rows], context=states[told].to(device))
         with autocast(device):
-            return DiffusionBatch(latents[rows], context=encoder(tokens[texts].to(device)).last)
+            return DiffusionBatch(latents[rows], context=encoder(tokens[told].to(device)).last)
 
     return draw
 

@@ -214,25 +214,30 @@ def augment(x: Tensor, rng: torch.Generator) -> Tensor:
 
 
 class ClipTask(BaseTask):
-    """Contrastive learning of captions and pictures (Radford et al. 2021, section 2.3)."""
+    """Contrastive learning of captions and pictures (Radford et al. 2021, section 2.3).
+
+    ``pairs`` gives n pictures (n, 3, H, W), the tokens of a text for each (n, L), and which texts are true of which
+    pictures (n, n): a text that says little is true of several.
+    """
 
     def __init__(
-        self, model: CLIP, pairs: Callable[[torch.Generator, int], tuple[Tensor, Tensor]], recipe: ClipRecipe
+        self, model: CLIP, pairs: Callable[[torch.Generator, int], tuple[Tensor, Tensor, Tensor]], recipe: ClipRecipe
     ) -> None:
         self.model, self.pairs, self.batch = model, pairs, recipe.batch
         self._setup({"clip": model}, recipe.lr, weight_decay=0.1, beta2=0.98)
 
     def step(self, step: int, progress: float, rng: torch.Generator) -> dict[str, float]:
         """One update on a batch of pictures (B, 3, H, W) and tokens (B, L)."""
-        images, tokens = self.pairs(rng, self.batch)
+        images, tokens, true = self.pairs(rng, self.batch)
         with autocast(self.device):
             image = self.model.encode_image(images.to(self.device))
             text = self.model.encode_text(tokens.to(self.device))
         scale = self.model.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
-        loss = contrastive_loss(image.float(), text.float(), scale)
+        loss = contrastive_loss(image.float(), text.float(), scale, true)
         self._update("clip", loss, step, progress)
         with torch.no_grad():
-            top1 = ((image.float() @ text.float().T).argmax(1).cpu() == torch.arange(len(image))).float().mean()
+            best = (image.float() @ text.float().T).argmax(1).cpu()  # (B,) the text nearest to each picture
+            top1 = true[torch.arange(len(image)), best].float().mean()
         return {"loss": float(loss.detach()), "top1": float(top1), "scale": float(scale.detach())}
 
 
