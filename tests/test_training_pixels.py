@@ -12,7 +12,7 @@ from ldm_edu.datasets.fashion import FashionTensors
 from ldm_edu.latent_diffusion import LatentDiffusion
 from ldm_edu.training import bands
 from ldm_edu.training.loop import train
-from ldm_edu.training.recipes import UNETS
+from ldm_edu.training.recipes import UNETS, UNetRecipe
 from ldm_edu.training.runs import pixels_parts, pixels_task
 
 RECIPE = dataclasses.replace(UNETS["fashion"], steps=12, batch=8, decay=0.1)
@@ -95,4 +95,5 @@ def test_the_shipped_bands_belong_to_this_code() -> None:
     shipped = json.loads(path.read_text())
     assert shipped["times"] == list(bands.TIMES)
     assert list(map(int, shipped["steps"])) == list(bands.MARKS)
-    assert shipped["recipe"] == dataclasses.asdict(bands.short_recipe())
+    # a field that a recipe got since then has its default here, which leaves the training as it was
+    assert UNetRecipe(**shipped["recipe"]) == bands.short_recipe()

@@ -22,6 +22,7 @@ from ldm_edu.checkpoint.keymaps import convert, unet_pairs
 from ldm_edu.config import Preset, UNetConfig
 from ldm_edu.evaluate.record import Figure, Section
 from ldm_edu.models.unet import UNet
+from ldm_edu.nn.precision import autocast, quick_bfloat16
 
 AGREE = 1e-4  # the outputs of both networks may differ by this share of their scale
 OURS, THEIRS, THEIRS_TUNED = "ldm-edu", "diffusers", "diffusers, our settings"
@@ -127,8 +128,8 @@ def training_step(
 ) -> Callable[[], float]:
     """One step of training as a function that returns the loss: forward, squared error, backward, AdamW.
 
-    ``tuned``: bfloat16 autocast, channels last, fused AdamW, as our training has it; else everything as PyTorch's
-    defaults have it.
+    ``tuned``: bfloat16 autocast where the processor has it, channels last, fused AdamW, as our training has it; else
+    everything as PyTorch's defaults have it.
     """
     x = data.x
     if tuned:
@@ -137,9 +138,7 @@ def training_step(
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=tuned or None)
 
     def step() -> float:
-        precision: AbstractContextManager[Any] = (
-            torch.autocast(x.device.type, torch.bfloat16) if tuned else nullcontext()
-        )
+        precision: AbstractContextManager[Any] = autocast(x.device) if tuned else nullcontext()
         with precision:
             out = forward(x, data.t, data.context)
         loss = F.mse_loss(out.float(), data.target)
@@ -191,13 +190,14 @@ def bench_train_step(preset: Preset, *, batch: int, rounds: int, seed: int = 0) 
         Figure("times as fast as diffusers, our settings", medians[THEIRS_TUNED] / medians[OURS], rounds, {}),
     ]
     count = sum(p.numel() for p in ours.parameters())
+    precision = "bfloat16 autocast" if quick_bfloat16() else "float32 (this processor only imitates bfloat16)"
     return Section(
         f"A training step of the {preset.name} U-Net",
         OURS,
         figures,
-        f"{count:,} parameters, the same in all; outputs agree to {difference:.1e} of their scale. ldm-edu: bfloat16 "
-        "autocast, channels last, fused AdamW, its own group norm. diffusers: its defaults, float32 (and, last column, "
-        "with bfloat16 autocast, channels last and fused AdamW too). Timed in turn in one process; N rounds.",
+        f"{count:,} parameters, the same in all; outputs agree to {difference:.1e} of their scale. ldm-edu: "
+        f"{precision}, channels last, fused AdamW, its own group norm. diffusers: its defaults, float32 (and, last "
+        f"column, with {precision}, channels last and fused AdamW too). Timed in turn in one process; N rounds.",
     )
 
 

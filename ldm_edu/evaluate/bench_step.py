@@ -22,6 +22,7 @@ from ldm_edu.evaluate.record import Figure, Section
 from ldm_edu.guidance import cfg
 from ldm_edu.models.unet import UNet
 from ldm_edu.nn.packed import pack
+from ldm_edu.nn.precision import quick_bfloat16
 from ldm_edu.samplers import ddim, initial_noise
 from ldm_edu.schedule import levels, make_schedule
 
@@ -83,16 +84,25 @@ def bench_step(preset: Preset, *, size: int, rounds: int, seed: int = 0) -> Sect
 
 
 def bench_sizes(preset: Preset, *, sizes: tuple[int, int], rounds: int, seed: int = 0) -> Section:
-    """Our guided step in bfloat16 at two sizes, and what the growth of its arithmetic alone would cost."""
+    """Our guided step at two sizes, and what the growth of its arithmetic alone would cost.
+
+    In bfloat16, or in float32 on a processor that only imitates bfloat16.
+    """
     torch.manual_seed(seed)
-    unet = UNet(preset.unet).eval().bfloat16().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    dtype = torch.bfloat16 if quick_bfloat16() else torch.float32
+    unet = UNet(preset.unet).eval().to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pack(unet)
     steps = {size: guided_step(unet, preset, *step_inputs(preset, size, seed)) for size in sizes}
-    return growth(preset, steps, rounds)
+    return growth(preset, steps, rounds, kind=str(dtype).removeprefix("torch."))
 
 
-def growth(preset: Preset, steps: Mapping[int, Callable[[], object]], rounds: int, burst: int = 1) -> Section:
-    """Guided steps at two sizes, the smaller first, timed in turn; each function takes ``burst`` steps."""
+def growth(
+    preset: Preset, steps: Mapping[int, Callable[[], object]], rounds: int, burst: int = 1, kind: str = "bfloat16"
+) -> Section:
+    """Guided steps at two sizes, the smaller first, timed in turn; each function takes ``burst`` steps.
+
+    ``kind``: of numbers, in words.
+    """
     small, large = steps
     clock, clock_name = best_clock() if burst == 1 else (time.perf_counter, "wall time")
     seconds = time_in_turn({str(size): step for size, step in steps.items()}, rounds, clock)
@@ -108,7 +118,7 @@ def growth(preset: Preset, steps: Mapping[int, Callable[[], object]], rounds: in
             Figure("times its arithmetic", work[large] / work[small], 1, {}),
             Figure("TFLOP a step", work[large] / 1e12, 1, {f"{small} px": work[small] / 1e12}),
         ],
-        f"bfloat16, one picture with guidance; in turn, {clock_name}.",
+        f"{kind}, one picture with guidance; in turn, {clock_name}.",
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ldm_edu.config import Preset
 from ldm_edu.models.unet import UNet
+from ldm_edu.nn.precision import autocast
 from ldm_edu.prediction import target
 from ldm_edu.schedule import add_noise, make_schedule
 from ldm_edu.training.buckets import Order
@@ -21,7 +22,7 @@ from ldm_edu.training.ema import Ema
 from ldm_edu.training.losses import diffusion_loss
 from ldm_edu.training.parallel import Precision, Way, checkpoint_blocks, gathering_gradients, parallelize, total
 from ldm_edu.training.recipes import UNetRecipe
-from ldm_edu.training.tasks import BaseTask, autocast
+from ldm_edu.training.tasks import BaseTask
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ldm_edu.checkpoint.io import save_checkpoint
 from ldm_edu.config import Preset
 from ldm_edu.datasets.folder import CaptionedPictures, read_pictures
 from ldm_edu.files import atomic_write_text
+from ldm_edu.nn.precision import autocast
 from ldm_edu.tokenizer import Tokenizer
 from ldm_edu.training.buckets import Order, bucket_sizes
 from ldm_edu.training.cache import SHARD, Cache, fill_cache, fingerprint, read_index, stale, start_cache
@@ -23,7 +24,6 @@ from ldm_edu.training.recipes import UNetRecipe
 from ldm_edu.training.runs import Run
 from ldm_edu.training.scale import ScaledTask, Share
 from ldm_edu.training.sharded import whole_states, whole_weights
-from ldm_edu.training.tasks import autocast
 
 EXPORT_BYTES = 2**30  # a file of an exported checkpoint, at most
 

@@ -20,10 +20,11 @@ from ldm_edu.datasets.shapes import ShapesTensors, shapes_tensors
 from ldm_edu.files import atomic_write
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.clip import TextEncoder
+from ldm_edu.nn.precision import autocast
 from ldm_edu.tokenizer import Tokenizer
 from ldm_edu.training.cache import fingerprint, tensor_bytes
 from ldm_edu.training.phrases import Phrases
-from ldm_edu.training.tasks import DiffusionBatch, Pictures, autocast
+from ldm_edu.training.tasks import DiffusionBatch, Pictures
 
 SHAPES_SHOWN = 20_000  # scenes drawn for a training set
 TOY_SHOWN = 256

@@ -13,6 +13,7 @@ from ldm_edu.models.classifier import Classifier
 from ldm_edu.models.clip import CLIP, MAX_LOGIT_SCALE
 from ldm_edu.models.discriminator import PatchDiscriminator
 from ldm_edu.models.unet import UNet
+from ldm_edu.nn.precision import autocast
 from ldm_edu.prediction import target
 from ldm_edu.schedule import NoiseSchedule, add_noise
 from ldm_edu.training.ema import Ema
@@ -21,11 +22,6 @@ from ldm_edu.training.losses import contrastive_loss, diffusion_loss, discrimina
 from ldm_edu.training.recipes import AutoencoderRecipe, ClassifierRecipe, ClipRecipe, DecoderRecipe, UNetRecipe
 
 Pictures = Callable[[torch.Generator, int], Tensor]  # (rng, n) -> (n, 3, H, W) in [-1, 1]
-
-
-def autocast(device: torch.device, *, enabled: bool = True) -> torch.autocast:
-    """bfloat16 where it is safe, float32 elsewhere; float16 is never used (its range needs loss scaling)."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 class BaseTask:

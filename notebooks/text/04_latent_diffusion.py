@@ -230,12 +230,15 @@ for model in (pixel_model, latent_model):
 # Now the race. Both models get the same pictures, the same batch, the same learning rate and **the same time**. Time is
 # processor time here: the seconds that one core works for this program. Another program that keeps it busy makes the
 # race last longer, and changes nothing about who is ahead. (One core, because two would wait for each other between the
-# small layers, and waiting is billed too.) Whoever has had less time takes the next step. The learning rate falls to zero in the second half of the time. `autocast` computes the heavy parts with 16
-# bits a number.
+# small layers, and waiting is billed too.) Whoever has had less time takes the next step. The learning rate falls to
+# zero in the second half of the time. `autocast` computes the heavy parts with 16 bits a number, on processors that
+# have instructions for it.
 
 # %%
 import time
 from dataclasses import dataclass, field
+
+from ldm_edu.nn.precision import autocast
 
 SECONDS, BATCH, LEARNING_RATE = 95.0, 16, 1e-3
 torch.set_num_threads(1)
@@ -256,7 +259,7 @@ class Run:
 def step(run: Run) -> None:
     start = time.process_time()
     x0 = run.cache[torch.randint(len(run.cache), (BATCH,), generator=run.rng)]
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("cpu"):
         loss = training_loss(run.model.unet, x0, run.rng)
     run.optimizer.zero_grad()
     loss.backward()
@@ -293,7 +296,7 @@ drawing_seconds = dict.fromkeys(runs, 0.0)
 for seeds in torch.arange(COUNT).split(16):
     for name, run in runs.items():
         start = time.process_time()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu"):
             *_, last = draw(run.model.unet, initial_noise(seeds.tolist(), run.model.latent_shape()))
         drawn[name].append(run.model.decode(last.x))
         drawing_seconds[name] += time.process_time() - start
@@ -400,7 +403,7 @@ from ldm_edu.viz import compare, explore
 
 explorers = []
 for name, run in runs.items():
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("cpu"):
         steps = list(draw(run.model.unet, initial_noise([3], run.model.latent_shape())))
     decode = None if name == "pixels" else run.model.decode
     explorers.append(explore(steps, decode, title=f"{name}, seed 3"))

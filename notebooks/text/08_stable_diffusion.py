@@ -733,6 +733,7 @@ import torch.nn.functional as F
 
 from ldm_edu.datasets.backgrounds import composite
 from ldm_edu.datasets.emoji import emoji_tensors
+from ldm_edu.nn.precision import autocast
 
 data = emoji_tensors("train", starter=True)
 with torch.no_grad():
@@ -765,7 +766,7 @@ for step in range(STEPS):
     t = torch.randint(1000, (BATCH,), generator=rng)
     eps = torch.randn(x0.shape, generator=rng).to(DEVICE)
     x = add_noise(x0, eps, schedule.level(t).to(DEVICE)).to(memory_format=torch.channels_last)
-    with torch.autocast(DEVICE, torch.bfloat16):
+    with autocast(DEVICE):  # bfloat16, where the processor knows it
         loss = F.mse_loss(trained(x, t.to(DEVICE), context).float(), eps)
     optimizer.zero_grad()
     loss.backward()
