@@ -2,6 +2,7 @@
 
     python notebooks/build.py                 all of them
     python notebooks/build.py 00_start_here   one
+    python notebooks/build.py --words         prose alone: nothing is run, and no code may have changed
 
 It prints the minutes that each took, and the processor time in them, which a busy machine changes little. A notebook is
 written only if every cell ran, nothing was written to stderr (a warning, say), no path of this machine is in it, and it
@@ -107,6 +108,20 @@ def build(name: str) -> bool:
     return True
 
 
+def reword(name: str) -> bool:
+    """Give a saved lesson its text's prose, and leave code and outputs; False, and nothing saved, if code differs."""
+    saved = nbformat.read(HERE / f"{name}.ipynb", as_version=4)
+    written = jupytext.read(HERE / "text" / f"{name}.py")
+    code, outputs = ([cell for cell in book.cells if cell.cell_type == "code"] for book in (written, saved))
+    if [cell.source for cell in code] != [cell.source for cell in outputs]:
+        print(f"{name}: not saved, its code has changed too; run `make lessons LESSON={name}`", flush=True)
+        return False
+    run = iter(outputs)
+    saved.cells = [next(run) if cell.cell_type == "code" else cell for cell in written.cells]
+    atomic_write_text(HERE / f"{name}.ipynb", nbformat.writes(clean(saved)) + "\n")
+    return True
+
+
 def processor_seconds() -> float:
     """What the kernels that have ended computed, on all cores together."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -118,12 +133,14 @@ def main() -> None:
     known = sorted(path.stem for path in (HERE / "text").glob("*.py"))
     parser = argparse.ArgumentParser(description="Execute lessons and save them as notebooks.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(known)}; none: all")
-    names = parser.parse_args().names or known
+    parser.add_argument("--words", action="store_true", help="only take over changed prose; nothing is executed")
+    given = parser.parse_args()
+    names = given.names or known
     if unknown := sorted(set(names) - set(known)):
         parser.error(f"no lesson is called {', '.join(unknown)}; there are: {', '.join(known)}")
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
         os.environ[name] = "1"  # inherited by the kernel
-    saved = [build(name) for name in names]
+    saved = [reword(name) if given.words else build(name) for name in names]
     sys.exit(not all(saved))
 
 

@@ -94,3 +94,27 @@ def test_a_lesson_is_executed_and_a_failing_one_is_not_saved(
     saved = nbformat.read(build.HERE / "00_good.ipynb", as_version=4)
     assert saved.cells[2].outputs[0].data["text/plain"] == "21"
     assert [cell.execution_count for cell in saved.cells[1:]] == [1, 2]
+
+
+def test_prose_alone_is_taken_over_without_running_anything(
+    build: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    text = build.HERE / "text" / "00_a.py"
+    saved = notebook(result(text__plain="2"))
+    nbformat.write(build.clean(saved), build.HERE / "00_a.ipynb")
+    text.write_text("# %% [markdown]\n# Goodbye\n\n# %%\n1 + 1\n\n# %% [markdown]\n# More\n")
+    monkeypatch.setattr(sys, "argv", ["build.py", "--words"])
+    with pytest.raises(SystemExit) as left:
+        build.main()
+    assert left.value.code == 0
+    now = nbformat.read(build.HERE / "00_a.ipynb", as_version=4)
+    assert [cell.source for cell in now.cells] == ["Goodbye", "1 + 1", "More"]
+    assert now.cells[1].outputs == saved.cells[1].outputs
+    nbformat.validate(now)
+
+    text.write_text("# %% [markdown]\n# Changed\n\n# %%\n1 + 2\n")
+    with pytest.raises(SystemExit) as left:
+        build.main()
+    assert left.value.code == 1
+    assert "its code has changed too; run `make lessons LESSON=00_a`" in capsys.readouterr().out
+    assert nbformat.read(build.HERE / "00_a.ipynb", as_version=4).cells[0].source == "Goodbye"

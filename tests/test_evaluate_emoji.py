@@ -9,7 +9,15 @@ from torch import Tensor
 from ldm_edu.classifiers import TrainedClassifier
 from ldm_edu.config import ClassifierConfig
 from ldm_edu.datasets.emoji import SPLITS, STYLES, EmojiTensors, emoji_labels, emoji_tensors
-from ldm_edu.evaluate.emoji import autoencoder_section, evaluate_emoji, on_white, order, shuffle_pixels
+from ldm_edu.evaluate.emoji import (
+    autoencoder_section,
+    evaluate_emoji,
+    on_white,
+    order,
+    shuffle_pixels,
+    style_of_strangers,
+)
+from ldm_edu.evaluate.judge import judge_pictures
 from ldm_edu.evaluate.psnr import pooled_copy
 from ldm_edu.models.classifier import Classifier
 
@@ -80,6 +88,20 @@ def test_noise_scores_worse_than_real_pictures(judge: TrainedClassifier, short_s
         assert figure.value == pytest.approx(figure.beside["16 x 16 averages"])
         assert figure.value > figure.beside["one flat colour"]
     assert autoencoder.figures[0].count == len(short_splits["concepts"].captions)
+
+
+def test_a_judge_is_asked_for_the_style_of_things_that_it_never_saw(
+    judge: TrainedClassifier, pairs: EmojiTensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = part(pairs, 0, 20)
+    new = ~torch.isin(pairs.concepts, known.concepts)
+    assert 0 < new.sum() < len(new)
+    monkeypatch.setattr("ldm_edu.evaluate.emoji.emoji_tensors", lambda split, core=False: known if core else pairs)
+    answers = judge_pictures(judge.model, on_white(pairs.rgba)).style_logits.argmax(dim=1)
+    of_core = TrainedClassifier(judge.model, judge.concepts, judge.styles, "core concepts")
+    right = (answers == pairs.styles)[new].double().mean()
+    assert style_of_strangers(of_core, seed=0) == pytest.approx(float(right))
+    assert style_of_strangers(judge, seed=0) is None  # it does not say that there is anything it never saw
 
 
 def test_an_order_takes_every_caption_once_before_it_repeats(pairs: EmojiTensors) -> None:

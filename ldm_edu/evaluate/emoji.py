@@ -28,6 +28,7 @@ Draw = Callable[[Sequence[str], Sequence[int]], Tensor]  # captions and seeds ->
 Restore = Callable[[Tensor], Tensor]  # pictures (B, 3, H, W) through the autoencoder and back
 
 NEIGHBOURS = 16  # drawn pictures of each split whose nearest training picture is shown
+STRANGERS = 1000  # real pictures of things that the judge does not know, whose style it is asked for
 
 
 def on_white(rgba: Tensor) -> Tensor:
@@ -106,15 +107,34 @@ def carry_out(draw: Draw, restore: Restore, judge: TrainedClassifier, asked: Ord
     return Seen(asked, drawn, *(judge_pictures(judge.model, images) for images in (drawn, asked.real, decoded)))
 
 
+def style_of_strangers(judge: TrainedClassifier, seed: int) -> float | None:
+    """How often the judge knows the style of a real picture of a thing that it has never seen, in any style.
+
+    What a generator draws is such a picture too, so this is about what a perfect one would score. None for a judge that
+    was not trained on the core concepts alone: it has no strangers.
+    """
+    if not judge.trained_on.startswith("core"):
+        return None
+    every, core = emoji_tensors("all"), emoji_tensors("all", core=True)
+    rows = (~torch.isin(every.concepts, core.concepts)).nonzero()[:, 0]
+    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:STRANGERS]]
+    verdicts = judge_pictures(judge.model, on_white(every.rgba[rows]))
+    return judge_score(verdicts, every.concepts[rows], every.styles[rows]).style
+
+
 def judge_section(
     title: str,
     seen: Seen,
     among: Sequence[int],
     *,
     goals: tuple[float | None, float | None, float | None],
+    strangers: float | None = None,
     note: str = "",
 ) -> Section:
-    """Top-1, top-5 and style of one order, with the ``goals`` for these; the judge answers with concepts ``among``."""
+    """Top-1, top-5 and style of one order, with the ``goals`` for these; the judge answers with concepts ``among``.
+
+    ``strangers``: what `style_of_strangers` found.
+    """
     asked = seen.order
 
     def score(verdicts: Verdicts, answers: Sequence[int] | None = among) -> JudgeScore:
@@ -131,6 +151,8 @@ def judge_section(
             "real, decoded": getattr(decoded, field),
             "chance": getattr(chance, field),
         }
+        if field == "style" and strangers is not None:
+            beside["real, new to the judge"] = strangers
         figures.append(Figure(name, getattr(drawn, field), drawn.count, beside, "%", goal))
     return Section(title, "drawn", figures, note)
 
@@ -233,6 +255,7 @@ def evaluate_emoji(
     trained = carry_out(draw, restore, judge, order(data, count, seed=seed, first=seed))
     pairs = carry_out(draw, restore, judge, order(data_pairs, count, seed=seed, first=seed + count))
     near, sheet = nearest_section(trained, pairs, judge, training, held_out)
+    strangers = style_of_strangers(judge, seed)
     return [
         autoencoder_section(restore, emoji_tensors("concepts").rgba, factor=factor, seed=seed),
         judge_section(
@@ -240,6 +263,7 @@ def evaluate_emoji(
             trained,
             among,
             goals=(0.6, None, None),
+            strangers=strangers,
             note=_about(judge, among),
         ),
         judge_section(
@@ -247,6 +271,7 @@ def evaluate_emoji(
             pairs,
             among,
             goals=(None, 0.5, 0.9),
+            strangers=strangers,
             note=f"There are {len(data_pairs.captions)} such pairs; asked for more often, they have new seeds.",
         ),
         frechet_section(trained, judge, training, seed=seed),
@@ -258,5 +283,6 @@ def _about(judge: TrainedClassifier, among: Sequence[int]) -> str:
     seen = f", trained on {judge.trained_on}" if judge.trained_on else ""
     return (
         f'The judge{seen}, answers with one of {len(among):,} concepts. "Real, decoded" are the real pictures through '
-        "the autoencoder: no generator of its latents can be expected to do better."
+        "the autoencoder: no generator of its latents can be expected to do better. The judge knows these by heart; "
+        '"real, new to the judge" are pictures of things that it has never seen, as what is drawn anew is.'
     )
