@@ -31,7 +31,7 @@ class Scaled:
     size: int | None = None
     micro: int | None = None
     way: Way = "ddp"
-    precision: Precision = "bf16"
+    precision: Precision | None = None  # None: bf16 where the processor has it
     recompute: bool = False
     wandb: bool = False
     sheet_every: int = 0
@@ -43,6 +43,7 @@ def train_on_data(
     """Fill the cache, train the U-Net, write the checkpoint; in each process that the launcher has started."""
     import torch
 
+    from ldm_edu.nn.precision import quick_bfloat16
     from ldm_edu.training import runs
     from ldm_edu.training.loop import train as records
     from ldm_edu.training.parts import load_parts
@@ -75,8 +76,9 @@ def train_on_data(
         for network in (parts.autoencoder, parts.text):
             network.to("cpu")  # only the export needs them from here on
         how = How(share, options.way, options.recompute)
+        precision = options.precision or ("bf16" if quick_bfloat16(here.type) else "fp32")
         run = scale_run(
-            parts, recipe, cache, folder, state, how, size=size, precision=options.precision, start=start, device=here
+            parts, recipe, cache, folder, state, how, size=size, precision=precision, start=start, device=here
         )
         _track(accelerator, dataclasses.asdict(recipe) | {"preset": preset, "size": size}, state, wandb=options.wandb)
         with _bar(accelerator, f"unet {preset}", "step") as show:

@@ -47,7 +47,9 @@ def train(
     size: Annotated[int | None, typer.Option(min=1, help="Side in pixels; left out: the preset's.")] = None,
     micro: Annotated[int | None, typer.Option(min=1, help="Pictures at once in a process; left out: all.")] = None,
     parallel: Annotated[Way, typer.Option(help="Many processes: whole copies, or shares of the weights.")] = "ddp",
-    precision: Annotated[Precision, typer.Option(help="What the U-Net computes in.")] = "bf16",
+    precision: Annotated[
+        Precision | None, typer.Option(help="What the U-Net computes in; left out: bf16 where that is quicker.")
+    ] = None,
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Gradient checkpointing: less memory, more time.")
     ] = False,

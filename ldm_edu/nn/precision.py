@@ -21,10 +21,10 @@ def quick_bfloat16(device_type: str = "cpu") -> bool:
     return torch.backends.mkldnn.is_available() and any(known.get(name, False) for name in IN_HARDWARE)
 
 
-def autocast(device: torch.device | str, *, enabled: bool = True) -> torch.autocast:
+def autocast(device: torch.device | str) -> torch.autocast:
     """The context in which the heavy parts of a network compute in bfloat16, where that is quicker.
 
     Never in float16: its range needs loss scaling.
     """
     kind = torch.device(device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=enabled and quick_bfloat16(kind))
+    return torch.autocast(kind, torch.bfloat16, enabled=quick_bfloat16(kind))

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ldm_edu.config import Preset
 from ldm_edu.models.unet import UNet
-from ldm_edu.nn.precision import autocast
 from ldm_edu.prediction import target
 from ldm_edu.schedule import add_noise, make_schedule
 from ldm_edu.training.buckets import Order
@@ -134,7 +133,7 @@ class ScaledTask(BaseTask):
             x = add_noise(placed.x0, placed.eps, level).to(memory_format=torch.channels_last)
             wanted = target(kind, placed.x0, placed.eps, level)
             with gathering_gradients(self.called, last=turn == len(parts) - 1):
-                with autocast(self.device, enabled=self.bf16):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                     out = self.called(x, placed.t.to(self.device), placed.context)
                 each = diffusion_loss(kind, out, wanted, level, self.recipe.gamma, self.recipe.floor)  # (b,)
                 (each.sum() / self.share.own).backward()  # processes average: together the mean over the batch
