@@ -29,7 +29,7 @@ export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 1073741824
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-fast lint format data weights lessons exercises site bench lock clean
+.PHONY: help lab test test-fast lint format data weights lessons exercises site bench gpu lock clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -94,6 +94,23 @@ bench: $(READY) ## time a training step, text to picture and the samplers on thi
 	$(PY) -m ldm_edu bench train-step
 	$(PY) -m ldm_edu bench generate
 	$(PY) -m ldm_edu bench samplers
+
+# All that wants a GPU, in one call, each part by itself: what one of them breaks, the others still give. It needs no
+# $(VENV) where GPU_PY has PyTorch and the packages; what it made lies in runs/gpu and, in pieces of 15 MB, in $(OUT).
+GPU_PY    ?= python3
+GPU_STEPS ?= 20000
+GPU_BATCH ?= 256
+GPU_COUNT ?= 250
+OUT       ?= runs/gpu/pieces
+gpu: ## on a GPU: benchmarks, lesson 08, then the emoji model trained long and measured
+	mkdir -p runs/gpu/emoji '$(OUT)'
+	-$(GPU_PY) -m ldm_edu bench gpu --out runs/gpu/gpu.json
+	-PYTHONPATH='$(CURDIR)' $(GPU_PY) notebooks/build.py 08_stable_diffusion && cp notebooks/08_stable_diffusion.ipynb runs/gpu
+	cp data/checkpoints/emoji/*.json data/checkpoints/emoji/*.safetensors runs/gpu/emoji
+	-$(GPU_PY) -m ldm_edu train unet --preset emoji --out runs/gpu/emoji --steps $(GPU_STEPS) --batch $(GPU_BATCH)
+	-$(GPU_PY) -m ldm_edu evaluate runs/gpu/emoji --count $(GPU_COUNT) --guidance 3 \
+	  --out runs/gpu/evaluate-emoji.json --sheet runs/gpu/emoji/nearest.png
+	tar -C runs/gpu --exclude=training --exclude=pieces -cf - . | split -b 15000000 - '$(OUT)/gpu.tar.'
 
 lock: $(READY) ## write constraints.txt anew from what is installed
 	@{ sed -n '/^#/p' constraints.txt; $(PY) -m pip freeze --exclude ldm-edu | sed 's/^\(torch==[0-9.]*\).*/\1/'; } \

@@ -388,9 +388,10 @@ similar
 #
 # ## The shipped CLIP, measured
 #
-# The text tower of the shipped model was trained in the same way, longer and on more: 2,220 pictures of all groups. Its
-# picture tower lies beside it. First the held-out pairs, then harder: things of which it has seen no picture in any
-# style.
+# The text tower of the shipped model was trained longer and on more, 2,220 pictures of all groups, and with one change:
+# half of its captions say only a part, "red apple" or "3d style". Such a text is true of several pictures of a batch,
+# and these share the probability that was the diagonal's (Yang et al. 2022). Why, you see below. Its picture tower lies
+# beside it. First the held-out pairs, then harder: things of which it has seen no picture in any style.
 
 # %%
 from ldm_edu.checkpoint.find import find_checkpoint
@@ -419,6 +420,46 @@ assert pairs_top1 > 20 / len(pictures) and pairs_top5 > pairs_top1 > new_top1
 # gives a model that recognises pictures it was never trained on. The first line agrees. The second shows where the
 # claim gets its strength: *their* CLIP knew new things since 400 million captions leave few words new. Ours never read
 # the names of these things in training, so it goes by what it did read: the style, as the third line shows.
+#
+# ## What two words mean together
+#
+# "red apple, noto style" can be learned by heart, as a name of one picture. Or it can be built, from what "red apple"
+# means anywhere and what "noto style" means anywhere. Only the second helps with a pair that was never seen, and a
+# U-Net that reads these vectors can be no better at it than they are. So measure it. Take the vectors $e_{ts}$ of all
+# things $t$ in all styles $s$, and split them as one splits a table: the mean, what the thing adds in every style, what
+# the style adds to every thing, and the rest, that belongs to the pair alone:
+#
+# $$e_{ts} = \bar e + a_t + b_s + r_{ts}$$
+
+# %%
+from ldm_edu.datasets.emoji import STYLES, emoji_labels
+
+things = sorted(set(emoji_tensors("train", starter=True).concepts.tolist()))
+labels = emoji_labels()
+every = [f"{labels[thing]}, {style} style" for thing in things for style in STYLES]
+
+
+@torch.no_grad()
+def split_variance(network, tokens):
+    """How much of the variance of the text vectors is the thing's, the style's, and the pair's alone."""
+    e = rearrange(network.encode_text(tokens), "(t s) d -> t s d", s=len(STYLES))
+    e = e - e.mean(dim=(0, 1))
+    thing, style = e.mean(dim=1, keepdim=True), e.mean(dim=0, keepdim=True)
+    parts = [thing.expand_as(e), style.expand_as(e), e - thing - style]
+    return [float(part.square().sum() / e.square().sum()) for part in parts]
+
+
+print("share of the variance:               thing   style   the pair alone   style : pair")
+split = {}
+for name, network, words in (
+    ("yours, whole captions only", mine, tokenizer.Tokenizer(4096, 16)(every)),
+    ("the shipped one, parts of captions too", shipped, model.tokenizer(every)),
+):
+    thing, style, pair = split[name] = split_variance(network, words)
+    print(f"{name:38} {thing:4.0%}    {style:4.0%}        {pair:4.0%}            {style / pair:.1f}")
+
+# %% [markdown]
+# **What to see.** WHAT05
 #
 # Words to pictures: the five nearest of all held-out pairs, for every 23rd caption, so that nobody picked the best.
 
