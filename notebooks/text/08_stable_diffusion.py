@@ -454,12 +454,12 @@ Table(
 
 # %%
 from ldm_edu.checkpoint.io import CheckpointError
+from ldm_edu.nn.precision import quick_bfloat16
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPE = torch.bfloat16 if quick_bfloat16(DEVICE) else torch.float32
 try:
-    real = LatentDiffusion.from_pretrained(
-        "stable-diffusion-v1-5/stable-diffusion-v1-5", device=DEVICE, dtype=torch.bfloat16
-    )
+    real = LatentDiffusion.from_pretrained("stable-diffusion-v1-5/stable-diffusion-v1-5", device=DEVICE, dtype=DTYPE)
     print("Stable Diffusion 1.5 is on this machine: the pictures below are its own.")
 except CheckpointError:
     real = None
@@ -499,36 +499,41 @@ def fastest(action, times=5):
     return min(found)
 
 
-def roof():
-    """What this machine can do: (operations a second in bfloat16, bytes a second from memory)."""
+def operations_a_second(dtype):
     n = 8192 if DEVICE == "cuda" else 3072
-    a = torch.randn(n, n, device=DEVICE).bfloat16()
-    numbers = torch.zeros(2**28, dtype=torch.bfloat16, device=DEVICE)  # half a gigabyte, more than any cache holds
+    a = torch.randn(n, n, device=DEVICE).to(dtype)
+    return 2 * n**3 / fastest(lambda: a @ a, times=3)
+
+
+def bytes_a_second():
+    numbers = torch.zeros(2**29, dtype=torch.uint8, device=DEVICE)  # half a gigabyte, more than any cache holds
     copy = torch.empty_like(numbers)
-    bytes_moved = 2 * numbers.nbytes  # read once, written once
-    return 2 * n**3 / fastest(lambda: a @ a), bytes_moved / fastest(lambda: copy.copy_(numbers))
+    return 2 * numbers.nbytes / fastest(lambda: copy.copy_(numbers))  # read once, written once
 
 
-compute, bandwidth = roof()
-print(f"{compute / 1e12:.2f} TFLOP/s in bfloat16, {bandwidth / 1e9:.0f} GB/s from memory")
+speeds = {kind: operations_a_second(kind) for kind in (torch.float32, torch.bfloat16)}
+compute, bandwidth = speeds[DTYPE], bytes_a_second()
+for kind, speed in speeds.items():
+    print(f"{speed / 1e12:.2f} TFLOP/s in {kind}{', which is taken below' if kind == DTYPE else ''}")
+print(f"{bandwidth / 1e9:.0f} GB/s from memory")
 
 # %% [markdown]
 # `bfloat16` has the range of float32 in half the bytes, with 8 bits of precision instead of 24: enough for a network
-# that estimates noise. It halves the weights to 1.72 GB and more than doubles the arithmetic on processors that know it.
-# (`float16` needs as little, but its range is small, and on most CPUs it is not computed but imitated, many times
-# slower.)
+# that estimates noise. It halves the weights, from 3.44 GB to 1.72, and more than doubles the arithmetic on processors
+# that have instructions for it. The others imitate it, several times slower than they compute in float32, so there
+# float32 is taken. (`float16` needs as little as bfloat16, but its range is small, and hardly any CPU computes it.)
 #
-# Build the network without memory, then give it memory in bfloat16. Random weights, unless the real ones are here.
+# Build the network without memory, then give it memory. Random weights, unless the real ones are here.
 
 
 # %%
 def full_size():
-    """The U-Net of Stable Diffusion 1.5 in bfloat16, with random weights."""
+    """The U-Net of Stable Diffusion 1.5 with random weights."""
     with torch.device("meta"):
         unet = UNet(sd.unet)
-    unet = unet.to(torch.bfloat16).to_empty(device=DEVICE).to(memory_format=torch.channels_last)
+    unet = unet.to(DTYPE).to_empty(device=DEVICE).to(memory_format=torch.channels_last)
     rng = torch.Generator(DEVICE).manual_seed(0)
-    noise = torch.randn(2**22, generator=rng, device=DEVICE, dtype=torch.bfloat16)
+    noise = torch.randn(2**22, generator=rng, device=DEVICE, dtype=DTYPE)
     with torch.no_grad():
         for name, p in unet.named_parameters():
             if p.ndim > 1:  # the same noise over and over: 860 million random numbers would take longer than the rest
@@ -812,7 +817,7 @@ sheet(drawn, asked)
 # **What to see.** The loss starts at 1, where a network is that always answers 0, falls steeply, and after some eighty
 # steps seems to be done. The pictures are confetti. Both are right: the network has learned to copy noise where noise is
 # plain to see, which is most of the loss. What a picture shows is decided at the noisy end, where the loss has hardly
-# anything left to fall and the learning is slow (lesson 02). The shipped emoji model, of about the same size, saw a
+# anything left to fall and the learning is slow (lesson 02). The shipped emoji model, of about the same size, saw two
 # hundred times as many pictures.
 
 # %% [markdown]
