@@ -55,6 +55,7 @@ def atomic_write_all(writes: Mapping[Path, Callable[[Path], None]]) -> None:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             _call(write, beside[path])
             _flush(beside[path])
+            _permit(beside[path])
         for path in writes:
             os.replace(beside[path], path)
         made = []  # they hold something now
@@ -104,6 +105,13 @@ def _call(write: Callable[[Path], None], path: Path) -> None:
 def _flush(path: Path) -> None:
     with open(path, "rb+") as file:  # a full disk can show up only here
         os.fsync(file.fileno())
+
+
+def _permit(path: Path) -> None:
+    """Give a file the permissions of any new file: safetensors makes its own so that nobody else may read them."""
+    masked = os.umask(0)  # there is no way to read it but to set it
+    os.umask(masked)
+    path.chmod(0o666 & ~masked)
 
 
 def _remove(path: Path) -> None:

@@ -185,3 +185,14 @@ def test_folders_that_were_made_for_nothing_are_removed(tmp_path: Path) -> None:
         with pytest.raises((ValueError, SaveError)):
             atomic_write_all({paths[0]: Path.touch, paths[1]: Path.touch, paths[2]: write})
         assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
+def test_others_may_read_a_checkpoint_as_they_may_any_new_file(tmp_path: Path) -> None:
+    target = tmp_path / "weights.safetensors"
+    before = os.umask(0o027)
+    try:
+        atomic_write(target, lambda beside: safetensors.torch.save_file({"a": torch.ones(1)}, beside))
+    finally:
+        os.umask(before)
+    assert target.stat().st_mode & 0o777 == 0o640

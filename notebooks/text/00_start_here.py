@@ -374,7 +374,7 @@ sheet(model.decode(last.x), hard)
 from ldm_edu import SD15
 from ldm_edu.counts import parameter_counts
 
-seen = emoji("train", starter=True)  # animals, plants and food: what its training ended on
+seen = emoji("train", starter=True)  # animals, plants and food: what it was shown most
 print(f"{len(seen)} pictures of {len(set(seen['concept']))} things")
 
 ours, theirs = parameter_counts(model.preset), parameter_counts(SD15)

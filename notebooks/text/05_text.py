@@ -459,7 +459,10 @@ for name, network, words in (
     print(f"{name:38} {thing:4.0%}    {style:4.0%}        {pair:4.0%}            {style / pair:.1f}")
 
 # %% [markdown]
-# **What to see.** WHAT05
+# **What to see.** In yours the style adds less than what belongs to single pairs: most of what it says about a style it
+# says about one picture. In the shipped one the style's share is five times the pairs'. To the U-Net a prompt that was
+# never trained is then nearly the sum of two things that it has met. No loss asked for a sum: it comes of texts that
+# are true of many pictures at once.
 #
 # Words to pictures: the five nearest of all held-out pairs, for every 23rd caption, so that nobody picked the best.
 
@@ -677,10 +680,11 @@ heat_strip(drawn[:1], shown, words)
 
 # %% [markdown]
 # **What to see.** The number below a map is the word's share of all attention; its colours run from 0 to its own
-# highest value, so compare colours within a map and numbers between maps. *apple* is light on the apple. The comma
-# lights the paper, though it means neither. And *start*, which says nothing, takes a larger share than any word; the
-# end token with its padding takes the most of all. The weights must sum to 1, and a place that needs no word must look
-# somewhere. So read the rest with care.
+# highest value, so compare colours within a map and numbers between maps. *red* and *apple* are light on the
+# apple. So is the comma, which means neither: the tower is causal, and the comma's state is the first that holds "red
+# apple" whole. And *start*, which says nothing, takes a larger share than *red* and *apple* together; the end token with
+# its padding takes the most of all. The weights must sum to 1, and a place that needs no word must look somewhere. So
+# read the rest with care.
 
 # %%
 shown, words = by_word(heat[1:2], prompts[1])
@@ -688,9 +692,9 @@ heat_strip(drawn[1:2], shown, words)
 
 # %% [markdown]
 # **What to see.** With a coloured background the words divide the picture between them. *background* lights the paper
-# and leaves the apple dark; *apple* does the reverse. *on* sits on the apple as well: the tower is causal, so the state
-# of *on* holds "red apple, 3d style" and not yet the colour. And *blue*? It is spread out, and still the paper is blue.
-# A map says where a token is read, not what its value says there.
+# and leaves the apple dark, and so, faintly, does *blue*; *apple* does the reverse. The second comma sits on the apple
+# as well: its state holds "red apple, 3d style" and not yet the colour. *on* and *a* divide nothing. A map says where a
+# token is read, not what its value says there.
 #
 # ## Is it so in general?
 #
@@ -736,12 +740,12 @@ rows = [
 Table(("token", "share of all attention", "object : paper (median)", "more on the object in"), tuple(rows))
 
 # %% [markdown]
-# **What to see.** A ratio above 1 means more attention on the object than on the paper. Clearest is *start*: it leans
-# to the paper, where places have nothing to ask. Everything else leans to the object more often than not, and the words
-# for the thing do so no more than the comma or the words of the style, for the tower has mixed the thing's name into
-# every state after it. For Stable Diffusion, with sixteen readers at up to 64 x 64 places and a far richer text tower,
-# Tang et al. (2022) found the maps of nouns good enough to cut objects out. In this small model we do not find that: a
-# beautiful map like the apple's is one case, not the rule.
+# **What to see.** A ratio above 1 means more attention on the object than on the paper. The words for the thing lean to
+# the object in every one of the sixteen pictures, with about twice the attention there; and the comma behind them, whose
+# state is the first to hold the thing's whole name, leans further still. *Start* and the end with its padding lean to
+# the paper, where places have nothing to ask. The words of the style go either way: a style concerns the whole picture.
+# So the apple's map is no lucky case. For Stable Diffusion, with sixteen readers at up to 64 x 64 places and a far
+# richer text tower, Tang et al. (2022) found the maps of nouns good enough to cut objects out.
 #
 # ## Over time
 #
@@ -793,9 +797,10 @@ columns = [text.replace(", ", ",\n") for text in tests]
 matrix(model.decode(step.x), rows=["all", "words only", "end and padding only"], columns=columns)
 
 # %% [markdown]
-# **What to see.** The last row never sees the state of any word, and still colours and forms are those of the thing.
-# The tower is causal, so the end token and all the padding know the whole prompt, and the U-Net was trained with them
-# there. The middle row draws it from the words alone, and loses something too. What you ask for reaches the picture on
+# **What to see.** The last row never sees the state of any word, and still the colours, and more or less the forms, are
+# those of the thing. The tower is causal, so the end token and all the padding know the whole prompt, and the U-Net was
+# trained with them there. The middle row draws it from the words alone, and comes closer, but not all the way. What you
+# ask for reaches the picture on
 # several ways at once. That is why a pretty heat map of a word is no proof that this word did it.
 
 # %% [markdown]

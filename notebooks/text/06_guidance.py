@@ -280,8 +280,8 @@ sheet(model.decode(pictures), [f"{p}, not: {n or '(blank)'}" for p, n in zip(pro
 
 # %% [markdown]
 # **What to see.** Each pair has the same noise and the same prompt; only what it moves away from differs. The bird
-# leaves blue for the opposite colour, and pays with its shape; the apple loses its red cheek. A negative prompt
-# pushes, it does not forbid: it is a direction, like all of guidance.
+# leaves blue for the colours opposite to it, paper included, and pays with its shape; the apple loses what was red in
+# it. A negative prompt pushes, it does not forbid: it is a direction, like all of guidance.
 
 # %% [markdown]
 # ## What does a scale cost? The measurement
@@ -434,11 +434,13 @@ assert measured[15.0]["clipped"] > 2 * measured[1.0]["clipped"], "a very large s
 # %% [markdown]
 # **What to see.** Diversity is highest without guidance and falls with the first steps of the scale: that half of the
 # claim is here. (At the far right it rises again. Burnt pictures are not varied; each is damaged in its own way, and
-# the judge's features count that as a difference.) The other half, alignment, does not rise beyond its error bars:
-# this model follows its short captions without guidance already. At 8 and 15 it loses, as the clipping takes over.
+# the judge's features count that as a difference.) The other half, alignment, is a tale of two words.
+# The *thing* is named rightly without guidance already, holds up to 3, and is lost from 5 on, as the clipping takes
+# over. The *style* needs help: it rises well beyond its error bars, and goes on rising where the thing already falls.
 #
-# So for this model a scale from 1 to 3 is right, and 5, a usual number for large models, is past the best. A good
-# scale is a property of a model and of its captions: measure it, do not copy it.
+# So for this model a scale of 2 or 3 is right: most of the style won, none of the thing lost. At 5, a usual number for
+# large models, you pay. A good scale is a property of a model, of its captions, and of what you want from them: measure
+# it, do not copy it.
 #
 # Note the CLIP score, too. Its peak lies *above* that of real pictures, for it is scored by the very text encoder that
 # the model listens to. A score that takes part in the drawing cannot be the referee.
