@@ -514,7 +514,8 @@ def bytes_a_second():
 speeds = {kind: operations_a_second(kind) for kind in (torch.float32, torch.bfloat16)}
 compute, bandwidth = speeds[DTYPE], bytes_a_second()
 for kind, speed in speeds.items():
-    print(f"{speed / 1e12:.2f} TFLOP/s in {kind}{', which is taken below' if kind == DTYPE else ''}")
+    name = str(kind).removeprefix("torch.")
+    print(f"{speed / 1e12:.2f} TFLOP/s in {name}{', which is taken below' if kind == DTYPE else ''}")
 print(f"{bandwidth / 1e9:.0f} GB/s from memory")
 
 # %% [markdown]
