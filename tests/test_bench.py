@@ -34,6 +34,7 @@ def test_the_input_has_the_shapes_of_training_and_depends_on_its_seed() -> None:
     assert torch.equal(data.x, step_input(TOY, 3, seed=1).x) and not torch.equal(data.x, step_input(TOY, 3, seed=2).x)
 
 
+@pytest.mark.slow
 def test_a_training_step_is_timed_against_the_reference() -> None:
     pytest.importorskip("diffusers")
     section = bench_train_step(TOY, batch=2, rounds=2)
@@ -88,6 +89,7 @@ def test_the_reference_of_stable_diffusion_has_its_size() -> None:
         assert sum(p.numel() for p in diffusers_unet(SD15.unet).parameters()) == 859_520_964
 
 
+@pytest.mark.slow
 def test_a_failing_command_is_reported_with_its_last_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"status 2: .*no checkpoint"):
         bench_generate(str(tmp_path / "nothing"), steps=1, rounds=1)

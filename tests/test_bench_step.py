@@ -41,6 +41,7 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert bench_step.ratio(seconds, "b", "a") == statistics.median([2.0, 4.0, 1.0]) == 2.0
 
 
+@pytest.mark.slow
 def test_the_arithmetic_of_stable_diffusion() -> None:
     """Without the keys and values of the context, which are computed once a run."""
     small, large = (bench_step.step_flops(SD15, size) for size in (512, 1024))

@@ -33,6 +33,7 @@ def test_they_are_saved_and_loaded_by_their_factor(factor: int, tmp_path: Path) 
     torch.testing.assert_close(latents, model.encode(x).mode)
 
 
+@pytest.mark.slow
 def test_cuttings_are_repeated_by_their_seed() -> None:
     draw = cuttings(32)
     first, again = (draw(torch.Generator().manual_seed(5), 3) for _ in range(2))

@@ -30,6 +30,7 @@ def everything():
     return emoji("all")
 
 
+@pytest.mark.slow
 def test_rows(everything) -> None:
     assert len(everything) == 7185
     assert len(set(zip(everything["concept"], everything["style"], strict=True))) == len(everything)
@@ -43,6 +44,7 @@ def test_rows(everything) -> None:
     assert not everything.cache_files
 
 
+@pytest.mark.slow
 def test_every_picture_shows_something() -> None:
     rgba = emoji_tensors("all").rgba
     assert (rgba[:, 3] > 16).float().mean((1, 2)).min() > 0.03
@@ -161,8 +163,9 @@ def test_background_names() -> None:
 
 def test_the_starter_set_is_the_core_concepts_of_two_groups() -> None:
     starter, core = emoji("train", starter=True), emoji("train", core=True)
-    assert set(starter["group"]) == {"animals-nature", "food-drink"}
-    wanted = [c for c, group in zip(core["caption"], core["group"], strict=True) if group in set(starter["group"])]
+    groups = set(starter["group"])
+    assert groups == {"animals-nature", "food-drink"}
+    wanted = [c for c, group in zip(core["caption"], core["group"], strict=True) if group in groups]
     assert list(starter["caption"]) == wanted
     assert len(set(starter["concept"])) == 152
     assert "red apple, 3d style" in starter["caption"]

@@ -64,6 +64,7 @@ def test_the_same_answer_typed_in_gets_full_marks(tmp_path: Path) -> None:
     assert [verdict.passed for verdict in graded(typed, tmp_path).verdicts if verdict.item in (AIM, HONEST)] == [1, 1]
 
 
+@pytest.mark.slow
 def test_no_answer_is_in_the_process_that_runs_a_notebook() -> None:
     program = (
         "import gc, ldm_edu.grading.collect as c\n"

@@ -169,6 +169,7 @@ def test_a_wrong_number_of_outcomes_is_no_answer() -> None:
     assert not judge(ITEMS["01.q_sample"], [Outcome(torch.ones(1))]).passed
 
 
+@pytest.mark.slow
 def test_every_known_answer_is_counted_and_told_apart() -> None:
     command = [sys.executable, str(ROOT / "solutions" / "count.py")]
     said = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout.splitlines()

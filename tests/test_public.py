@@ -33,6 +33,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
         ldm_edu.dpmpp2m  # noqa: B018
 
 
+@pytest.mark.slow
 def test_star_import_and_submodules() -> None:
     code = "from ldm_edu import *; import ldm_edu.nn.attention; assert LatentDiffusion and cfg and levels"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

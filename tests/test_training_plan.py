@@ -25,6 +25,7 @@ def test_the_counts_are_those_of_stable_diffusion() -> None:
     assert at_512.recomputed < 0.15 * at_512.activations
 
 
+@pytest.mark.slow
 def test_the_activations_are_those_of_a_real_pass() -> None:
     import torch
 

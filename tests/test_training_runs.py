@@ -78,6 +78,7 @@ def test_training_needs_the_parts_before_it(tmp_path: Path) -> None:
         unet_run(TOY, UNETS["toy"], tmp_path, torch.device("cpu"))
 
 
+@pytest.mark.slow
 def test_captions_say_what_the_background_is() -> None:
     captioned = captioned_pictures(EMOJI)
     plain = emoji_tensors("train", core=True).captions
