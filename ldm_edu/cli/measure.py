@@ -30,6 +30,7 @@ def evaluate(
     guidance: Annotated[float, typer.Option(help="1 is no guidance.")] = 5.0,
     sampler: Annotated[Sampler, typer.Option(help="The solver.")] = "dpmpp_2m",
     seed: Annotated[int, typer.Option(min=0, help="Of the captions and the first picture.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; left out: a GPU where there is one.")] = None,
     out: Out = None,
     sheet: Annotated[Path | None, typer.Option(help="Where the nearest training pictures go, a .png.")] = None,
 ) -> None:
@@ -41,7 +42,7 @@ def evaluate(
     from ldm_edu.samplers import SAMPLERS
 
     began = time.perf_counter()
-    pipeline = load(model)
+    pipeline = load(model, device)
     draw = _drawer(pipeline, steps=steps, guidance=guidance, sampler=SAMPLERS[sampler])
     restore = _restorer(pipeline)
     size, factor = pipeline.preset.size, pipeline.preset.autoencoder.factor if pipeline.preset.autoencoder else 1
@@ -167,14 +168,15 @@ def _drawer(pipeline: "LatentDiffusion", **how: Any) -> "Callable[[Sequence[str]
         for start in tqdm(range(0, len(captions), BATCH), unit="batch", leave=False, disable=None):
             part = slice(start, start + BATCH)
             *_, last = pipeline.generate(list(captions[part]), seeds=list(seeds[part]), **how)
-            pictures.append(pipeline.decode(last.x))
+            pictures.append(pipeline.decode(last.x).cpu())
         return torch.cat(pictures)
 
     return draw
 
 
 def _restorer(pipeline: "LatentDiffusion") -> "Callable[[Tensor], Tensor]":
-    return lambda images: pipeline.decode(pipeline.encode(images))
+    """Pictures through the autoencoder and back, to where they came from."""
+    return lambda images: pipeline.decode(pipeline.encode(images)).to(images)
 
 
 def report(settings: dict[str, Any], sections: "Sequence[Section]", began: float, out: Path | None) -> None:

@@ -178,10 +178,11 @@ def _check(images: Tensor, heat: Tensor, words: Sequence[str], rows: Sequence[st
 
 def _laid(images: Tensor, heat: Tensor) -> list[list[np.ndarray]]:
     """Each word's map over each grey picture: (H, W, 3) bytes, by row and word."""
-    fine = F.interpolate(heat.float(), images.shape[-2:], mode="bilinear")  # (R, L, H, W)
+    images, heat = images.float().cpu(), heat.float().cpu()
+    fine = F.interpolate(heat, images.shape[-2:], mode="bilinear")  # (R, L, H, W)
     share = fine / rearrange(fine.amax(dim=(0, 2, 3)).clamp_min(1e-12), "l -> 1 l 1 1")
     colours = mpl.colormaps[HEAT](share.numpy())[..., :3]  # (R, L, H, W, 3)
-    grey = (images.float().mean(dim=1).clamp(-1, 1) / 2 + 0.5).numpy()[:, None, :, :, None]  # (R, 1, H, W, 1)
+    grey = (images.mean(dim=1).clamp(-1, 1) / 2 + 0.5).numpy()[:, None, :, :, None]  # (R, 1, H, W, 1)
     mixed = ((SEEN * grey + (1 - SEEN) * colours) * 255).round().astype(np.uint8)
     return [list(row) for row in mixed]
 
