@@ -9,6 +9,7 @@ Put it on with `install`, once in a process, since PyTorch cannot forget a devic
 """
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
@@ -40,6 +41,31 @@ def install() -> None:
     )
 
 
+@dataclass(frozen=True)
+class Launch:
+    """An operator with the CPU's tensors that compute for it."""
+
+    func: Any
+    args: Any
+    kwargs: dict[str, Any]
+    out: Any
+
+    def again(self) -> None:
+        """Do it again, to what the same tensors hold now, and put the result into the same memory."""
+        places = {leaf.untyped_storage().data_ptr() for leaf in tensors_of((self.args, self.kwargs))}
+        kept = tensors_of(self.out)
+        if self.func._schema.is_mutable:
+            self.func(*self.args, **self.kwargs)
+        elif not any(leaf.untyped_storage().data_ptr() in places for leaf in kept):  # a view needs no launch
+            for place, new in zip(kept, tensors_of(self.func(*self.args, **self.kwargs)), strict=True):
+                place.copy_(new)
+
+
+def tensors_of(tree: Any) -> list[Tensor]:
+    """The tensors in arguments or results of any nesting."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
 class Away(Tensor):
     """A tensor on the second device; ``held`` is the tensor that computes for it."""
 
@@ -62,6 +88,11 @@ class Away(Tensor):
     def __repr__(self) -> str:  # type: ignore[override]
         return f"Away({self.held})"
 
+    @property
+    def is_cuda(self) -> bool:
+        """It is to be treated as a GPU's."""
+        return True
+
     def tolist(self) -> Any:
         """The numbers, fetched."""
         return self.cpu().tolist()
@@ -69,7 +100,7 @@ class Away(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Outside of the mode: the same rules, and nothing counted."""
-        return compute(func, args, kwargs or {}, Counter())
+        return compute(func, args, kwargs or {}, SecondDevice())
 
 
 class SecondDevice(TorchDispatchMode):
@@ -78,6 +109,7 @@ class SecondDevice(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.waits: Counter[str] = Counter()  # what made the CPU wait for the second device, by the operator's name
+        self.tape: list[Launch] | None = None  # what is launched is written down here, while somebody records
 
     def __enter__(self) -> "SecondDevice":
         """Put it on; `torch.tensor` makes its tensors on the CPU then, and sends them."""
@@ -93,15 +125,15 @@ class SecondDevice(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Every operator of PyTorch comes by here."""
-        return compute(func, args, kwargs or {}, self.waits)
+        return compute(func, args, kwargs or {}, self)
 
 
-def compute(func: Any, args: Any, kwargs: dict[str, Any], waits: Counter[str]) -> Any:
+def compute(func: Any, args: Any, kwargs: dict[str, Any], mode: SecondDevice) -> Any:
     """One operator: check who takes part, compute on the CPU, and say where the result is."""
     name = func.overloadpacket.__name__
     if name == "_fused_sdp_choice":
         return int(SDPBackend.MATH.value)
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors = tensors_of((args, kwargs))
     away = [isinstance(tensor, Away) for tensor in tensors]
     asked = kwargs.get("device")
     target = any(away) if asked is None else torch.device(asked).type == NAME
@@ -109,19 +141,32 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any], waits: Counter[str]) -
         check(func, name, args, tensors, away)
     if kwargs.get("generator") is not None and target:
         raise RuntimeError(f"{name}: a generator of the CPU's cannot draw on {NAME}")
-    if name in LOOKS and any(away):
-        waits[name] += 1
-    if name == "_to_copy" and any(away) != target:
-        waits["to the CPU" if any(away) else "from the CPU"] += 1
-    if name in READS_INDICES and any(t.dtype == torch.bool for t in tensors[1:]) and any(away):
-        waits["index by a mask"] += 1
+    if any(away) or target:
+        note(name, tensors, any(away), target, mode)
     if asked is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     plain_args, plain_kwargs = tree_map_only(Away, lambda tensor: tensor.held, (args, kwargs))
     out = func(*plain_args, **plain_kwargs)
     if not target:
         return out
+    if mode.tape is not None:
+        mode.tape.append(Launch(func, plain_args, plain_kwargs, out))
     return return_and_correct_aliasing(func, args, kwargs, tree_map_only(Tensor, Away, out))
+
+
+def note(name: str, tensors: list[Tensor], source: bool, target: bool, mode: SecondDevice) -> None:
+    """Count what a GPU and its CPU have to wait for each other for; `RuntimeError` while launches are recorded."""
+    found = None
+    if name in LOOKS:
+        found = name
+    elif name == "_to_copy" and source != target:
+        found = "to the CPU" if source else "from the CPU"
+    elif name in READS_INDICES and any(tensor.dtype == torch.bool for tensor in tensors[1:]):
+        found = "index by a mask"
+    if found is not None:
+        if mode.tape is not None:
+            raise RuntimeError(f"{found}: a GPU cannot do that while its launches are recorded")
+        mode.waits[found] += 1
 
 
 def check(func: Any, name: str, args: Any, tensors: list[Tensor], away: list[bool]) -> None:

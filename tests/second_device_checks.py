@@ -14,6 +14,7 @@ import torch
 from lively import lively, toy_with
 from PIL import Image
 from second_device import NAME, SecondDevice
+from second_device_graphs import stand_in
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -219,6 +220,40 @@ def test_training_by_hand() -> None:
     assert model.unet.conv_in.weight.grad is not None and model.unet.conv_in.weight.grad.device == THERE
 
 
+# --- recorded launches ----------------------------------------------------------------------------------------------
+
+
+def test_a_recording_is_deaf_to_what_python_decides(second: SecondDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, second)
+    x, factor, graph = torch.ones(3, device=NAME), 2.0, torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = (x * factor).add_(1)
+    x.fill_(5.0)
+    factor = 3.0
+    graph.replay()
+    assert out.tolist() == [11.0] * 3
+    with torch.cuda.graph(torch.cuda.CUDAGraph()), pytest.raises(RuntimeError, match="while its launches are recorded"):
+        float(x.sum())
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_replayed_network_draws_the_same(name: str, second: SecondDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, second)
+
+    def draw(model: LatentDiffusion, seeds: list[int]) -> Tensor:
+        *_, last = model.generate(["a"], seeds=seeds, steps=4, sampler=SAMPLERS[name])
+        return model.decode(last.x).cpu()
+
+    plain, replayed = (lively(TOY).to(NAME) for _ in range(2))
+    assert replayed.autoencoder is not None
+    for network in (replayed.unet, replayed.autoencoder.decoder):
+        bench_gpu.ready(network, compiled=False)
+    orders = ([1], [2], [1, 2], [3])  # the third has another shape
+    for seeds in orders:
+        torch.testing.assert_close(draw(replayed, seeds), draw(plain, seeds), **NEAR)
+    assert len(replayed.unet.forward.recordings) == 2  # type: ignore[attr-defined]
+
+
 # --- pages and pictures ---------------------------------------------------------------------------------------------
 
 
@@ -312,9 +347,10 @@ def test_own_pictures(precision: Precision, tmp_path: Path) -> None:
     assert losses["cpu"] == pytest.approx(losses[NAME], rel=0.05)
 
 
-def test_what_measures_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the compiler and the CUDA graphs."""
+def test_what_measures_a_gpu(second: SecondDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the compiler."""
     pytest.importorskip("diffusers")
+    stand_in(monkeypatch, second)
     monkeypatch.setattr(bench_gpu, "OUR_COMPILER", {"disable": True})
     monkeypatch.setattr(bench_gpu, "THEIR_COMPILERS", {name: {"disable": True} for name in bench_gpu.THEIR_COMPILERS})
     sections = list(bench_gpu.bench_gpu(TOY, "all", size=16, rounds=1, device=NAME, matrix=64))

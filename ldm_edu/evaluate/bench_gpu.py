@@ -1,7 +1,8 @@
 """How quick a GPU draws and trains at Stable Diffusion's size, as a share of what its arithmetic units can do.
 
 The roof is measured, not read off a data sheet: bfloat16 products of big square matrices. (No numbers of these are
-recorded yet: they wait for a GPU. The tests run all of it on a CPU at toy size, but for the CUDA graphs.)
+recorded yet: they wait for a GPU. The tests run all of it at toy size but for the compiler, on a second device that is
+made of the CPU.)
 """
 
 import copy

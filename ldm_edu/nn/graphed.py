@@ -1,7 +1,7 @@
 """CUDA graphs: the launches of a network are recorded once and replayed, so that the CPU need not keep up with the GPU.
 
 A small batch leaves a big GPU waiting for its next kernel: a guided step of Stable Diffusion launches about a thousand.
-(Not run on a GPU yet: `ldm-edu bench gpu` measures it.)
+(Not timed on a GPU yet: `ldm-edu bench gpu` does that. What it draws is tested with stand-ins for the graphs.)
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class _Replayed:
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         leaves, layout = tree_flatten((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        if torch.is_grad_enabled() or not tensors or tensors[0].device.type != "cuda":
+        if torch.is_grad_enabled() or not tensors or not tensors[0].is_cuda:
             return self.function(*args, **kwargs)
         key = (str(layout), tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors))
         if key not in self.recordings:
