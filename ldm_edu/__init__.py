@@ -23,24 +23,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ldm_edu.checkpoint.errors import CheckpointError as CheckpointError
     from ldm_edu.conditioning import Conditioning as Conditioning
     from ldm_edu.config import EMOJI as EMOJI
     from ldm_edu.config import FASHION as FASHION
     from ldm_edu.config import PRESETS as PRESETS
     from ldm_edu.config import SD15 as SD15
+    from ldm_edu.config import SD15_INPAINT as SD15_INPAINT
+    from ldm_edu.config import SD15_PIX2PIX as SD15_PIX2PIX
     from ldm_edu.config import SHAPES as SHAPES
     from ldm_edu.config import TOY as TOY
     from ldm_edu.config import Preset as Preset
     from ldm_edu.counts import parameter_counts as parameter_counts
+    from ldm_edu.denoise import Denoiser as Denoiser
+    from ldm_edu.denoise import NetworkDenoiser as NetworkDenoiser
     from ldm_edu.editing import Edit as Edit
     from ldm_edu.editing import inpaint as inpaint
+    from ldm_edu.files import SaveError as SaveError
     from ldm_edu.guidance import cfg as cfg
+    from ldm_edu.guidance import cfg2 as cfg2
     from ldm_edu.guidance import interval as interval
     from ldm_edu.guidance import rescale as rescale
     from ldm_edu.latent_diffusion import LatentDiffusion as LatentDiffusion
     from ldm_edu.paths import data_dir as data_dir
+    from ldm_edu.pictures import from_pil as from_pil
+    from ldm_edu.pictures import to_pil as to_pil
     from ldm_edu.samplers import SAMPLERS as SAMPLERS
     from ldm_edu.samplers import Rng as Rng
+    from ldm_edu.samplers import Sampler as Sampler
     from ldm_edu.samplers import Step as Step
     from ldm_edu.samplers import ddim as ddim
     from ldm_edu.samplers import ddpm as ddpm
@@ -56,24 +66,41 @@ if TYPE_CHECKING:
     from ldm_edu.schedule import Level as Level
     from ldm_edu.schedule import add_noise as add_noise
     from ldm_edu.schedule import levels as levels
+    from ldm_edu.schedule import levels_at as levels_at
     from ldm_edu.schedule import make_schedule as make_schedule
     from ldm_edu.tokenizer import Tokenizer as Tokenizer
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "checkpoint.errors": ("CheckpointError",),
     "conditioning": ("Conditioning",),
-    "config": ("EMOJI", "FASHION", "PRESETS", "SD15", "SHAPES", "TOY", "Preset"),
+    "config": ("EMOJI", "FASHION", "PRESETS", "SD15", "SD15_INPAINT", "SD15_PIX2PIX", "SHAPES", "TOY", "Preset"),
     "counts": ("parameter_counts",),
+    "denoise": ("Denoiser", "NetworkDenoiser"),
     "editing": ("Edit", "inpaint"),
-    "guidance": ("cfg", "interval", "rescale"),
+    "files": ("SaveError",),
+    "guidance": ("cfg", "cfg2", "interval", "rescale"),
     "latent_diffusion": ("LatentDiffusion",),
     "paths": ("data_dir",),
+    "pictures": ("from_pil", "to_pil"),
     "samplers": (
-        *("SAMPLERS", "Rng", "Step", "ddim", "ddpm", "dpmpp_2m", "dpmpp_3m", "euler", "euler_ancestral", "heun"),
+        *(
+            "SAMPLERS",
+            "Rng",
+            "Sampler",
+            "Step",
+            "ddim",
+            "ddpm",
+            "dpmpp_2m",
+            "dpmpp_3m",
+            "euler",
+            "euler_ancestral",
+            "heun",
+        ),
         *("initial_noise", "ipndm", "plms", "unipc"),
     ),
-    "schedule": ("Level", "add_noise", "levels", "make_schedule"),
+    "schedule": ("Level", "add_noise", "levels", "levels_at", "make_schedule"),
     "tokenizer": ("Tokenizer",),
 }
 _MODULE = {name: f"ldm_edu.{module}" for module, names in _HOME.items() for name in names}

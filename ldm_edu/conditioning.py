@@ -20,7 +20,7 @@ from ldm_edu.tokenizer import Tokenizer
 MOST_REPEATS = 4  # how often the longest context is repeated to be as long as the others
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Conditioning:
     """The conditions of a batch of pictures; all parts None: an unconditional model's.
 
@@ -89,7 +89,7 @@ class Conditioning:
         return Conditioning(**joined)
 
     def _parts(self) -> list[Tensor]:
-        return [part for part in (self.context, self.vector, self.concat) if part is not None]
+        return [part for field in fields(self) if (part := getattr(self, field.name)) is not None]
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
         values = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -46,7 +46,12 @@ class UNetConfig:
             raise ValueError(f"heads={self.heads} and head_dim={self.head_dim}: attention needs at least one of either")
         if len(self.depth) != len(self.mults):
             raise ValueError(f"depth={self.depth} and mults={self.mults} must name the same number of levels")
-        _divides("groups", self.groups, [self.channels * m for m in self.mults])
+        widths = [self.channels * m for m in self.mults]
+        _divides("groups", self.groups, widths)
+        attending = [width for width, depth in zip(widths, self.depth, strict=True) if depth]
+        attending += [widths[-1]] if self.mid_depth else []
+        name = "heads" if self.heads else "head_dim"
+        _divides(name, self.heads or self.head_dim or 1, attending)
 
     @property
     def factor(self) -> int:

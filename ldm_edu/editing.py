@@ -41,8 +41,10 @@ from torch import Tensor
 from ldm_edu.denoise import Denoiser
 from ldm_edu.schedule import Level, add_noise
 
+RANGE = 1.5  # of a picture's numbers, which lie in [-1, 1]; one that was enlarged may overshoot a little
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Edit:
     """A picture to change, and what may change in it.
 
@@ -68,10 +70,12 @@ class Edit:
     def __post_init__(self) -> None:
         if self.picture.ndim != 4:
             raise ValueError(f"expected pictures (B, C, H, W), not {tuple(self.picture.shape)}; picture[None] adds B")
+        if not self.picture.is_floating_point() or not (self.picture.abs() <= RANGE).all():  # NaN is not
+            raise ValueError("a picture holds numbers from -1 to 1; from_pil makes such of an image")
         if self.strength is not None:
             first_step(1, self.strength)
         if self.mask is not None:
-            _check_mask(self.mask, self.size)
+            _check_mask(self.mask, self.size, len(self.picture))
 
     @staticmethod
     def outpaint(
@@ -160,7 +164,7 @@ def begin(edit: Edit | None, noise: Tensor, run: Sequence[Level], model: Codec) 
     Raises
     ------
     ValueError
-        if the network takes other channels, lacks a picture, or the pictures are not as many as the seeds.
+        if the network takes other channels, lacks a picture, or pictures or masks are not as many as the seeds.
     """
     channels, extra = noise.shape[1], model.extra
     if extra not in (0, channels, channels + 1):
@@ -175,8 +179,12 @@ def begin(edit: Edit | None, noise: Tensor, run: Sequence[Level], model: Codec) 
         edit = Edit(noise.new_zeros(1, 3, *(side * model.factor for side in noise.shape[2:])), strength=1.0)
     if len(edit.picture) not in (1, len(noise)):
         raise ValueError(f"{len(edit.picture)} pictures to edit and {len(noise)} seeds: give one each, or one picture")
+    if edit.mask is not None and len(edit.mask) not in (1, len(noise)):
+        raise ValueError(f"{len(edit.mask)} masks and {len(noise)} seeds: give one each, or one mask")
 
     known = model.encode(edit.picture).to(noise)  # (1 or B, C, h, w)
+    if known.shape[1] != channels:
+        raise ValueError(f"the model draws pictures of {channels} channels, and these have {known.shape[1]}")
     hidden = None if edit.mask is None else latent_mask(edit.mask, model.factor).to(noise)  # (1 or B, 1, h, w)
     strength = edit.strength or (0.6 if hidden is None and extra != channels else 1.0)
     left = list(run[first_step(len(run) - 1, strength) :])
@@ -237,9 +245,11 @@ def latent_mask(mask: Tensor, factor: int) -> Tensor:
     return F.max_pool2d(mask.float(), factor)
 
 
-def _check_mask(mask: Tensor, size: tuple[int, int]) -> None:
+def _check_mask(mask: Tensor, size: tuple[int, int], pictures: int) -> None:
     if mask.ndim != 4 or mask.shape[1] != 1 or mask.shape[2:] != size:
         raise ValueError(f"the picture needs a mask (1, 1, {size[0]}, {size[1]}), not {tuple(mask.shape)}")
+    if 1 != pictures != len(mask) != 1:
+        raise ValueError(f"{len(mask)} masks and {pictures} pictures to edit: give one each, or one of either")
     if not ((mask == 0) | (mask == 1)).all():
         raise ValueError("a mask holds 1 where the picture is painted anew and 0 where it stays, nothing in between")
     if not mask.any():

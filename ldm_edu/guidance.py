@@ -6,6 +6,7 @@ others alike.
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 
 import torch
 from einops import reduce
@@ -105,7 +106,8 @@ def rescale(guided: Denoiser, phi: float = 0.7, prediction: Prediction = "v") ->
 
     Parameters
     ----------
-    guided : the result of `cfg`; unguided (scale 0 or 1) it comes back as it is.
+    guided : the result of `cfg` itself, which still has two branches; `interval` and `inpaint` go around what comes
+        back, not inside. Any other denoiser (a scale of 0 or 1 gives one) comes back as it is.
     phi : 0 is plain guidance, 1 all of the spread restored.
     prediction : in what the spread is measured; the paper's model predicts v.
 
@@ -132,7 +134,7 @@ def rescale(guided: Denoiser, phi: float = 0.7, prediction: Prediction = "v") ->
 
 
 def interval(guided: Denoiser, cond: Denoiser, low: float, high: float) -> Denoiser:
-    """Guidance only where sigma / alpha lies in (low, high] (Kynkaanniemi et al. 2024, section 3).
+    """Guidance only where sigma / alpha lies in (low, high] (Kynkäänniemi et al. 2024, section 3).
 
     Elsewhere ``cond`` alone, which costs half: at high noise guidance takes away variety, at low noise it does nothing.
 
@@ -152,7 +154,7 @@ def interval(guided: Denoiser, cond: Denoiser, low: float, high: float) -> Denoi
 
 def _join(denoisers: Sequence[Denoiser], size: int) -> NetworkDenoiser | None:
     """All denoisers as one of a larger batch; None where they are not one network's, or their conditions differ."""
-    networks = [each for each in denoisers if isinstance(each, NetworkDenoiser)]
+    networks = [each for each in denoisers if type(each) is NetworkDenoiser]  # a kind of one answers for itself
     if len(networks) < len(denoisers):
         return None
     first = networks[0]
@@ -166,7 +168,8 @@ def _join(denoisers: Sequence[Denoiser], size: int) -> NetworkDenoiser | None:
 
 
 def _shapes(cond: Conditioning) -> list[torch.Size | None]:
-    return [None if part is None else part.shape[1:] for part in (cond.context, cond.vector, cond.concat)]
+    parts = (getattr(cond, field.name) for field in fields(cond))
+    return [None if part is None else part.shape[1:] for part in parts]
 
 
 def _spread(x: Tensor) -> Tensor:

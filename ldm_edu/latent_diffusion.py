@@ -29,6 +29,7 @@ True
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -232,8 +233,11 @@ class LatentDiffusion:
         Raises
         ------
         ValueError
-            if ``tile`` is not a multiple of the autoencoder's factor f.
+            if they are no latents of this model, or ``tile`` is not a multiple of the autoencoder's factor f.
         """
+        channels = self.unet.config.out_channels
+        if latents.ndim != 4 or latents.shape[1] != channels:
+            raise ValueError(f"expected latents (B, {channels}, h, w), not {tuple(latents.shape)}")
         if self.autoencoder is None:
             return latents.clamp(-1, 1)
         self.check_tile(tile)
@@ -265,7 +269,7 @@ class LatentDiffusion:
             if a side is not a multiple of what both networks halve it to, naming the nearest that are.
         """
         size = self.preset.size if size is None else size
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = (size, size) if isinstance(size, SupportsIndex) else size
         factor, multiple = self.factor, self.multiple
         for side in (height, width):
             if side <= 0 or side % multiple:
@@ -314,6 +318,8 @@ class LatentDiffusion:
         ValueError
             at the call, not at the first step, for a number, a size or a condition that does not fit.
         """
+        if isinstance(prompts, str):
+            raise TypeError(f"pass a list of prompts, [{prompts[:20]!r}], not a single one")
         seeds = list(range(len(prompts)) if seeds is None else seeds)
         if len(prompts) not in (1, len(seeds)):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed a picture, and one prompt")

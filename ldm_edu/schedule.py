@@ -6,7 +6,7 @@ tensors or plain numbers, which leave the type and the device of a sample as the
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, SupportsIndex
 
 import torch
 from einops import rearrange
@@ -89,9 +89,16 @@ class VariancePreserving:
     Parameters
     ----------
     alpha_bar : (steps,) falling, all in (0, 1).
+
+    Raises
+    ------
+    ValueError
+        if they do not fall, or one is outside; a chain that ends in pure noise, alpha_bar 0, has an infinite ratio.
     """
 
     def __init__(self, alpha_bar: Tensor) -> None:
+        if len(alpha_bar) < 2 or not ((alpha_bar > 0) & (alpha_bar < 1)).all() or (alpha_bar.diff() >= 0).any():
+            raise ValueError("alpha_bar must fall from below 1 to above 0, with at least two values; see linear()")
         self.alpha_bar = alpha_bar.double()  # (steps,)
         self.ratios = ((1 - self.alpha_bar) / self.alpha_bar).sqrt()  # (steps,) rising
 
@@ -254,12 +261,12 @@ def levels(schedule: NoiseSchedule, steps: int, spacing: Spacing = "trailing", f
     ValueError
         if ``steps`` is not a whole number from 1 to ``schedule.steps``, or the spacing does not fit the schedule.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= schedule.steps:
+    if isinstance(steps, bool) or not isinstance(steps, SupportsIndex) or not 1 <= steps <= schedule.steps:
         raise ValueError(
             f"steps={steps!r} must be a whole number from 1 to {schedule.steps}, the number of steps the model was "
             "trained with; 20 to 50 are usual"
         )
-    return levels_at(schedule, _spaced(schedule, steps, spacing), final)
+    return levels_at(schedule, _spaced(schedule, int(steps), spacing), final)
 
 
 def levels_at(schedule: NoiseSchedule, times: Tensor, final: Final = "zero") -> list[Level]:
@@ -311,8 +318,8 @@ def _spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing) -> Tensor:
         case "karras":
             if not isinstance(schedule, VariancePreserving):
                 raise ValueError(
-                    "karras spacing divides sigma / alpha, which is infinite where a rectified flow starts; "
-                    "use trailing or linspace"
+                    "karras spacing needs a VariancePreserving schedule: it divides sigma / alpha, which is infinite "
+                    "where a rectified flow starts; use trailing or linspace"
                 )
             ends = schedule.ratios[[schedule.last, schedule.first]] ** (1 / 7)
             ratios = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, steps, dtype=torch.float64)) ** 7

@@ -8,7 +8,7 @@ import torch
 from lively import lively, toy_with
 from torch import Tensor
 
-from ldm_edu.config import TOY
+from ldm_edu.config import FASHION, TOY
 from ldm_edu.editing import Edit, begin, first_step, inpaint, latent_mask
 from ldm_edu.guidance import cfg2
 from ldm_edu.latent_diffusion import LatentDiffusion
@@ -281,3 +281,25 @@ def test_pictures_that_cannot_be(toy: LatentDiffusion) -> None:
     with pytest.raises(ValueError, match="expected pictures"):
         toy.generate(["a"], edit=Edit(pictures()[:, :2]))
     assert draw(toy, ["a"], size=16, edit=Edit(pictures())).shape == (1, 4, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "picture", [torch.zeros(1, 3, 8, 8).byte(), 255 * torch.rand(1, 3, 8, 8), torch.full((1, 3, 8, 8), math.nan)]
+)
+def test_numbers_that_are_no_picture(picture: Tensor) -> None:
+    with pytest.raises(ValueError, match="from -1 to 1"):
+        Edit(picture)
+
+
+def test_masks_are_as_many_as_what_they_hide(toy: LatentDiffusion) -> None:
+    masks = half().repeat(2, 1, 1, 1)
+    assert draw(toy, ["a", "b"], edit=Edit(pictures(), mask=masks)).shape[0] == 2
+    with pytest.raises(ValueError, match="2 masks and 1 seeds"):
+        toy.generate(["a"], edit=Edit(pictures(), mask=masks))
+    with pytest.raises(ValueError, match="3 masks and 2 pictures"):
+        Edit(pictures(2), mask=half().repeat(3, 1, 1, 1))
+
+
+def test_a_coloured_picture_for_a_model_of_grey_ones() -> None:
+    with pytest.raises(ValueError, match="draws pictures of 1 channels, and these have 3"):
+        lively(FASHION).generate([3], edit=Edit(pictures(side=28)))

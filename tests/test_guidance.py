@@ -173,3 +173,19 @@ def test_guidance_in_an_interval() -> None:
     for low, high in ((1.0, 1.0), (-1.0, 1.0), (math.nan, 1.0)):
         with pytest.raises(ValueError, match="0 <= low < high"):
             interval(cond, cond, low, high)
+
+
+def test_a_denoiser_of_its_own_kind_is_asked_itself() -> None:
+    """As one with a ControlNet or a LoRA is: to run its U-Net without it would be something else."""
+
+    class Own(NetworkDenoiser):
+        def __call__(self, x: Tensor, level: Level) -> Tensor:
+            return torch.full_like(x, 5.0)
+
+    unet = awake(TOY.unet)
+    context = torch.randn(1, 16, 32)
+    own, plain = (kind(unet, "eps", Conditioning(context=context)) for kind in (Own, NetworkDenoiser))
+    x = initial_noise([1], SHAPE)
+    assert torch.equal(cfg(own, own, 3.0)(x, RUN[0]), torch.full_like(x, 5.0))
+    mixed = cfg(own, plain, 3.0)(x, RUN[0])
+    torch.testing.assert_close(mixed, 15.0 - 2 * plain(x, RUN[0]))

@@ -6,6 +6,7 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lively import lively
@@ -372,3 +373,18 @@ def test_a_large_picture_goes_in_tiles_and_a_large_batch_in_slices(toy: LatentDi
 
 def test_a_batch_of_nothing(toy: LatentDiffusion) -> None:
     assert toy.decode(torch.zeros(0, 4, 8, 8)).shape == (0, 3, 16, 16)
+
+
+def test_one_prompt_by_itself_is_refused(toy: LatentDiffusion) -> None:
+    with pytest.raises(TypeError, match=r"pass a list of prompts, \['red apple'\]"):
+        toy.generate("red apple", seeds=[7])
+
+
+def test_what_are_no_latents_is_refused(toy: LatentDiffusion) -> None:
+    for latents in (torch.zeros(4, 8, 8), torch.zeros(1, 3, 16, 16)):
+        with pytest.raises(ValueError, match=r"expected latents \(B, 4, h, w\)"):
+            toy.decode(latents)
+
+
+def test_a_size_may_come_from_another_library(toy: LatentDiffusion) -> None:
+    assert toy.latent_shape(np.int64(16)) == (4, 8, 8)  # type: ignore[arg-type]

@@ -138,3 +138,32 @@ def test_without_onednn_a_network_is_left_alone(monkeypatch: pytest.MonkeyPatch)
     pack(unet)
     assert isinstance(unet.conv_in, nn.Conv2d)
     torch.save(unet.state_dict(), io.BytesIO())
+
+
+@needs_onednn
+def test_a_layer_that_does_more_than_its_map_is_left_alone() -> None:
+    class Lora(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + 1
+
+    watched = nn.Linear(8, 8)
+    watched.register_forward_hook(lambda module, args, out: out * 2)
+    network = nn.Sequential(Lora(8, 8), watched, nn.Linear(8, 8))
+    x = torch.randn(3, 8)
+    with torch.no_grad():
+        wanted = network(x)
+        pack(network)
+        torch.testing.assert_close(network(x), wanted)
+    assert [type(layer) for layer in network] == [Lora, nn.Linear, PackedLinear]
+
+
+@needs_onednn
+def test_gradients_are_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 64, 3), nn.Conv2d(64, 8, 1))
+    pack(network)
+    x = torch.randn(1, 4, 8, 8, requires_grad=True)
+    for layer, inputs in ((network[0], x), (network[1], torch.randn(1, 64, 6, 6, requires_grad=True))):
+        with pytest.raises(ValueError, match="without gradients"):
+            layer(inputs)
+    with torch.no_grad():
+        assert network(x).shape == (1, 8, 6, 6)

@@ -103,13 +103,15 @@ def test_presets_are_documented_with_their_counts() -> None:
         assert [cell.strip() for cell in row.split("|")[3:6]] == numbers
 
 
-def test_python_in_the_readme_runs() -> None:
+def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     if not (ROOT / "data" / "checkpoints" / "emoji" / "config.json").is_file():
         pytest.skip("the emoji checkpoint is not in this checkout")
     names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S):
         exec(compile(block, "README.md", "exec"), names)
     assert names["image"].shape == (1, 3, 64, 64)
+    assert (tmp_path / "apple.png").is_file()
 
 
 def test_shipped_checkpoints_have_a_model_card_and_a_preset() -> None:

@@ -287,3 +287,15 @@ def test_euler_on_a_flow_is_euler() -> None:
     for step, now in zip(euler(denoiser, x, run), run, strict=False):
         x = x + (step.level.sigma - now.sigma) * torch.tanh(x)
         torch.testing.assert_close(step.x, x)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_run_from_data_to_noise_is_refused(name: str) -> None:
+    run = levels(scaled_linear(), 4)[::-1]
+    with pytest.raises(ValueError, match="turn them round"):
+        last(SAMPLERS[name](denoise, initial_noise([1], SHAPE), run, rng=Rng([1])))
+
+
+def test_a_seed_is_a_whole_number() -> None:
+    with pytest.raises(ValueError, match=r"seed=1\.7 must be a whole number"):
+        initial_noise([1.7], SHAPE)  # type: ignore[list-item]

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from ldm_edu.schedule import (
     Level,
     NoiseSchedule,
     Spacing,
+    VariancePreserving,
     add_noise,
     cosine,
     flow,
@@ -193,3 +195,15 @@ def test_per_picture() -> None:
     x = torch.zeros(2, 3, 4, 4)
     assert per_picture(torch.tensor(0.5), x).ndim == 0
     assert per_picture(torch.tensor([0.5, 1.0]), x).shape == (2, 1, 1, 1)
+
+
+@pytest.mark.parametrize("alpha_bar", [[0.9, 0.5, 0.0], [1.0, 0.5], [0.5, 0.9], [0.5], [0.9, math.nan]])
+def test_a_chain_that_cannot_be(alpha_bar: list[float]) -> None:
+    with pytest.raises(ValueError, match="must fall from below 1 to above 0"):
+        VariancePreserving(torch.tensor(alpha_bar))
+
+
+def test_whole_numbers_of_other_libraries_are_whole() -> None:
+    assert len(levels(scaled_linear(), np.int64(3))) == 4  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="steps=True"):
+        levels(scaled_linear(), True)

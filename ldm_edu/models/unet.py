@@ -101,6 +101,8 @@ class UNet(nn.Module):
             if vector is None:
                 raise ValueError("this U-Net was built with vector_dim: pass a vector (B, vector_dim), zeros for blank")
             embedding = embedding + self.vector_mlp(vector.to(embedding.dtype))
+        elif vector is not None:
+            raise ValueError("this U-Net was built without vector_dim: it cannot read a vector; leave it out")
         return [stage.res.shift(embedding) for stage in self.stages()]
 
     def context_states(self, context: Tensor) -> ContextStates:
@@ -138,11 +140,13 @@ class UNet(nn.Module):
         Raises
         ------
         ValueError
-            if a size does not fit, or a condition that the network was built for is missing.
+            if a size does not fit, the time is missing, or a condition that the network was built for; or if it is
+            given one that it cannot read.
         """
         self._check(x, context, contexts)
         if times is None:
-            assert t is not None, "pass the time steps t, or times computed by time_states"
+            if t is None:
+                raise ValueError("pass the time steps t (B,), or times, which time_states computes from them")
             times = self.time_states(t.expand(x.shape[0]) if t.ndim == 0 else t, vector)
         if contexts is None and context is not None:
             contexts = self.context_states(context)
@@ -171,6 +175,8 @@ class UNet(nn.Module):
             raise ValueError(f"expected x of shape (B, {config.in_channels}, H, W), not {tuple(x.shape)}")
         if x.shape[2] % factor or x.shape[3] % factor:
             raise ValueError(f"the sides of x must be multiples of {factor}, not {x.shape[2]} x {x.shape[3]}")
+        if not config.context_dim and context is not None:
+            raise ValueError("this U-Net was built without context_dim: it cannot read a context; leave it out")
         if config.context_dim and context is None and contexts is None:
             raise ValueError(
                 f"this U-Net reads a context (B, L, {config.context_dim}); pass one, a blank prompt's if none"

@@ -28,7 +28,7 @@ def pack(module: nn.Module) -> None:
     if not torch.backends.mkldnn.is_available():
         return
     for name, child in module.named_children():
-        packed = _packed(child) if isinstance(child, nn.Conv2d | nn.Linear) else None
+        packed = _packed(child) if _plain(child) else None  # type: ignore[arg-type]
         if packed is not None:
             setattr(module, name, packed)
         else:
@@ -45,6 +45,11 @@ def fuse(module: nn.Module) -> None:
             layer.self_attention = FusedSelfAttention(layer.self_attention)
         elif isinstance(layer, PixelAttention) and isinstance(layer.attention, Attention):
             layer.attention = FusedSelfAttention(layer.attention)
+
+
+def _plain(layer: nn.Module) -> bool:
+    """Whether a layer is what it seems: a subclass (LoRA, say) or one that is watched does more than its map."""
+    return type(layer) in (nn.Conv2d, nn.Linear) and not layer._forward_hooks and not layer._forward_pre_hooks
 
 
 def _packed(layer: nn.Conv2d | nn.Linear) -> nn.Module | None:
@@ -70,6 +75,10 @@ class _Packed(nn.Module):
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise ValueError("this network was made ready for drawing only: load it again to save or train it")
 
+    def _no_gradient(self, x: Tensor) -> None:
+        if x.requires_grad and torch.is_grad_enabled():
+            raise ValueError("this network was made ready for drawing only, without gradients: load it again to train")
+
 
 class PackedLinear(_Packed):
     """x W^T + b."""
@@ -81,6 +90,7 @@ class PackedLinear(_Packed):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
+        self._no_gradient(x)
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
@@ -106,6 +116,7 @@ class PackedConv2d(_Packed):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H', W')."""
+        self._no_gradient(x)
         return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.how, "none", [], "")
 
 

@@ -1,7 +1,7 @@
 """Noise that belongs to a picture: its seed alone decides it, not the batch, the order or the device."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -69,6 +69,6 @@ def _generator(seed: int) -> torch.Generator:
 
 
 def _checked(seed: int) -> int:
-    if not 0 <= seed < _SEEDS:
+    if not isinstance(seed, SupportsIndex) or not 0 <= seed < _SEEDS:
         raise ValueError(f"seed={seed} must be a whole number from 0 to {_SEEDS - 1}")
     return int(seed)

@@ -48,10 +48,12 @@ def pairs(levels: Sequence[Level]) -> Iterator[tuple[int, tuple[Level, Level]]]:
     Raises
     ------
     ValueError
-        if there is no step to take.
+        if there is no step to take, or no noise at the start.
     """
     if len(levels) < 2:
         raise ValueError(f"a run needs at least 2 levels, its start and its end, not {len(levels)}; ask for more steps")
+    if levels[0].sigma == 0:
+        raise ValueError("a run goes from noise to data, and these levels start without noise; turn them round")
     return enumerate(pairwise(levels))
 
 
