@@ -1,6 +1,7 @@
 """Are the shipped files the committed ones? Their sha256 sums, in the format of ``sha256sum``."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from ldm_edu.files import atomic_write_text
@@ -61,16 +62,22 @@ def listed(folder: Path) -> dict[str, str]:
     return sums
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(path: Path, files: Iterable[Path] | None = None) -> str:
     """The first ten digits of the sha256 sum of a checkpoint: which weights a picture was drawn with.
 
     Of one file it is the file's own, as those who share checkpoints write it; of a folder, that of the list of its
-    .safetensors files with their sums.
+    files of weights with their sums.
+
+    Parameters
+    ----------
+    files
+        those of a folder that are loaded; None: the .safetensors files directly in it. What training keeps below it,
+        states and caches, are no weights of the model.
     """
     if path.is_file():
         return _sha256(path)[:10]
-    files = (file for file in _files(path) if file.suffix == ".safetensors")
-    lines = "".join(f"{_sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
+    weights = sorted(path.glob("*.safetensors") if files is None else files)
+    lines = "".join(f"{_sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in weights)
     return hashlib.sha256(lines.encode()).hexdigest()[:10]
 
 

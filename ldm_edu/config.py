@@ -161,7 +161,7 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
     """
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
-    unknown = sorted(set(values) - set(fields))
+    unknown = sorted(name if name.isprintable() else repr(name) for name in set(values) - set(fields))
     if unknown:
         raise ValueError(f"{kind.__name__} has no field {', '.join(unknown)}; was this written by a newer ldm-edu?")
     missing = [n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING]
@@ -192,6 +192,8 @@ def _is(hint: Any, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is str:
+        return isinstance(value, str) and value.isprintable()  # a terminal would obey what is in it
     return not isinstance(hint, type) or isinstance(value, hint)
 
 

@@ -13,6 +13,10 @@ from safetensors import SafetensorError
 class SaveError(OSError):
     """A file could not be written. What stood at its path before, if anything, is untouched."""
 
+    def __str__(self) -> str:
+        """The sentence alone: an `OSError` would put its number before it, which stays in ``errno``."""
+        return super().__str__() if self.strerror is None else str(self.strerror)
+
 
 def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
     """Call ``write`` on a path beside ``path``, then rename the result into place.
@@ -51,8 +55,7 @@ def atomic_write_all(writes: Mapping[Path, Callable[[Path], None]]) -> None:
     try:
         for path, write in writes.items():
             made = [*_make_folder(path.parent), *made]
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            _refuse_folder(path)
             _call(write, beside[path])
             _flush(beside[path])
             _permit(beside[path])
@@ -64,9 +67,30 @@ def atomic_write_all(writes: Mapping[Path, Callable[[Path], None]]) -> None:
     finally:
         for part in beside.values():
             _remove(part)
-        for folder in made:
-            with contextlib.suppress(OSError):  # something else is in it by now
-                folder.rmdir()
+        _remove_folders(made)
+
+
+def check_writable(path: Path) -> None:
+    """Whether `atomic_write` could write a file at ``path``, asked before the work whose result it is to hold.
+
+    A file is made beside it, in folders that are made if need be; all of it is removed again.
+
+    Raises
+    ------
+    SaveError
+        if the file system refuses, with the remedy.
+    """
+    beside = path.with_name(f".{path.stem}.{os.getpid()}.check{path.suffix}")
+    made: list[Path] = []
+    try:
+        made = _make_folder(path.parent)
+        _refuse_folder(path)
+        _write_bytes(beside, b"")
+    except OSError as error:
+        raise SaveError(error.errno, f"{path} cannot be saved: {_remedy(error, path)}") from error
+    finally:
+        _remove(beside)
+        _remove_folders(made)
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
@@ -84,6 +108,17 @@ def _make_folder(folder: Path) -> list[Path]:
     new = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return new
+
+
+def _remove_folders(made: list[Path]) -> None:
+    for folder in made:
+        with contextlib.suppress(OSError):  # something else is in it by now
+            folder.rmdir()
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
 
 
 def _write_bytes(path: Path, data: bytes) -> None:

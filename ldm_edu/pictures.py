@@ -40,7 +40,14 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def from_pil(picture: Image.Image) -> Tensor:
-    """An RGB picture as (1, 3, H, W) in [-1, 1], a grey one as (1, 1, H, W): `to_pil` undone."""
+    """A picture as (1, 3, H, W) in [-1, 1], a grey one as (1, 1, H, W): `to_pil` undone.
+
+    One of black and white alone is grey; one of another kind becomes RGB, as `open_picture` makes it of a file.
+    """
+    if picture.mode == "1":
+        picture = picture.convert("L")
+    elif picture.mode not in ("L", "RGB"):
+        picture = _on_white(picture)
     levels = torch.from_numpy(np.array(picture)).float()  # (H, W, 3) or (H, W)
     channels = levels.permute(2, 0, 1) if levels.ndim == 3 else levels[None]
     return channels[None] / 127.5 - 1
@@ -66,6 +73,11 @@ def open_picture(path: Path) -> Image.Image:
         raise ValueError(
             f"{str(path)!r} cannot be read as a picture ({error}); give a PNG, a JPEG or a WebP file"
         ) from error
+    return _on_white(picture)
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    """A picture of any kind as RGB; what is transparent becomes white."""
     if picture.mode.startswith("I"):  # 16 bits of grey, which `convert` would clip at 255
         picture = Image.fromarray((np.asarray(picture).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
     layer = picture.convert("RGBA")
@@ -166,7 +178,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        if the file says nothing of it, or is no picture.
+        if the file says nothing of it, or what nobody could have meant, or is no picture.
     FileNotFoundError
         if there is no such file.
     """
@@ -183,10 +195,19 @@ def read_metadata(path: Path) -> dict[str, Any]:
             "dropped the text"
         )
     try:
-        values: dict[str, Any] = dict(json.loads(text))
-    except (ValueError, TypeError) as error:
+        values = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"what {str(path)!r} says of how it was drawn cannot be read ({error})") from error
+    if not isinstance(values, dict) or not _is_list_of_objects(values.get("pictures", [])):
+        raise ValueError(
+            f"what {str(path)!r} says of how it was drawn was not written by ldm-edu: it is no object, or its pictures "
+            "are no list of such"
+        )
     return values
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
 
 
 def save_gif(path: Path, frames: Sequence[Image.Image], *, milliseconds: int = 120, hold: int = 1500) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import refused, run
 from typer.testing import CliRunner
 
 from ldm_edu.cli import app
 from ldm_edu.config import SD15, TOY
-from ldm_edu.evaluate import bench_samplers, bench_step
+from ldm_edu.evaluate import bench_samplers, bench_step, verify
 from ldm_edu.samplers import SAMPLERS
 
 
@@ -68,6 +69,43 @@ def test_without_diffusers_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ValueError, match=r"ldm-edu\[test\]"):
         bench_samplers.bench_samplers(steps=5, rounds=1)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["bench", "step", "--preset", "toy", "--size", "17"], "toy draws multiples of 4, such as 16"),
+        (["bench", "sizes", "--preset", "toy", "--small", "16", "--large", "33"], "a side of 33 pixels does not fit"),
+        (["bench", "step", "--preset", "sd15_inpaint"], "sd15_inpaint reads 5 channels of a given picture"),
+        (["verify", "toy", "--size", "7"], "toy draws multiples of 4, such as 4"),
+        (["verify", "toy", "--size", "1"], "toy draws multiples of 4, such as 4"),
+        (["verify", "sd15_pix2pix", "--size", "33"], "sd15_pix2pix reads 4 channels of a given picture"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_made(
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, maker in ((bench_step, "diffusers_unet"), (bench_step, "pack"), (verify, "write_reference")):
+        monkeypatch.setattr(module, maker, lambda *_, **__: pytest.fail("made for nothing"))
+    said = refused(run(*arguments))
+    assert words in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "bench step --preset toy --size 16 --rounds 1",
+        "bench sizes --preset toy --small 16 --large 32 --rounds 1",
+        "bench samplers --steps 3 --rounds 1",
+        "bench gpu step --preset toy --size 16 --rounds 1",
+        "bench train-step --preset toy --batch 2 --rounds 1",
+        "bench generate --model nowhere",
+        "verify toy",
+    ],
+)
+def test_a_record_that_cannot_be_written_is_found_before_anything_is_timed(arguments: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert "a.json cannot be saved" in refused(run(*arguments.split(), "--out", tmp_path / "file" / "a.json"))
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,8 @@ from ldm_edu.checkpoint.io import (
     save_checkpoint,
     save_tensors,
 )
-from ldm_edu.config import EMOJI, PRESETS, SHAPES, TOY
+from ldm_edu.checkpoint.layouts import open_checkpoint
+from ldm_edu.config import EMOJI, FASHION, PRESETS, SHAPES, TOY
 from ldm_edu.files import SaveError
 
 
@@ -108,6 +111,19 @@ def test_presets_come_back(tmp_path: Path, preset) -> None:  # type: ignore[no-u
     assert load_preset(tmp_path) == preset
     assert json.loads((tmp_path / "config.json").read_text())["format"] == "ldm-edu/1"
     assert has_part(tmp_path, "unet") and not has_part(tmp_path, "text")
+
+
+def test_a_preset_is_the_saved_one_but_for_the_measured_scale(tmp_path: Path) -> None:
+    assert EMOJI.autoencoder is not None
+    measured = replace(EMOJI, autoencoder=replace(EMOJI.autoencoder, scale=0.7, shift=-0.1))
+    save_checkpoint(tmp_path, measured, {part: some_tensors() for part in ("unet", "autoencoder", "text")})
+    assert open_checkpoint(tmp_path, preset=EMOJI).preset == measured
+    wider = replace(EMOJI, size=128, unet=replace(EMOJI.unet, channels=EMOJI.unet.channels * 2))
+    channels = f"unet.channels ({EMOJI.unet.channels}, not {2 * EMOJI.unet.channels})"
+    with pytest.raises(CheckpointError, match=re.escape(f"differs in size (64, not 128), {channels}; leave")):
+        open_checkpoint(tmp_path, preset=wider)
+    with pytest.raises(CheckpointError, match=r"saved with another preset, emoji: it differs in .* more; leave"):
+        open_checkpoint(tmp_path, preset=FASHION)
 
 
 # --- what is damaged is refused -------------------------------------------------------------------------------------
@@ -231,6 +247,8 @@ def test_folders_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
         (lambda c: {**c, "format": "ldm-edu/9"}, "another version"),
         (lambda c: {k: v for k, v in c.items() if k != "format"}, "format None"),
         (lambda c: {**c, "colour": 1}, "no field colour"),
+        (lambda c: {**c, "name": "\x1b]0;title\x07"}, r"name is '\\x1b\]0;title\\x07'"),
+        (lambda c: {**c, "\x1b[2J": 1}, r"no field '\\x1b\[2J'"),
         (lambda c: {k: v for k, v in c.items() if k != "unet"}, "lacks the field unet"),
         (lambda c: {**c, "unet": {**c["unet"], "groups": 7}}, "groups=7"),
         (lambda c: {**c, "unet": 3}, "describes no model"),

@@ -14,7 +14,9 @@ from PIL import Image, ImageSequence
 
 from ldm_edu import SAMPLERS
 from ldm_edu.cli.generate import Sampler, Spacing
+from ldm_edu.config import TOY
 from ldm_edu.schedule import Spacing as LibrarySpacing
+from ldm_edu.training import plan as training_plan
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,8 @@ def test_size_in_pixels(tmp_path: Path, toy: Path) -> None:
         (["--out", "sheet.txt"], ".png"),
         (["--film", "film.mp4"], ".gif"),
         (["--seed", "-1"], "--seed"),
+        (["--seed", "9" * 23], "'--seed'"),
+        (["--seed", str(2**32)], "'--seed'"),
         (["--count", "0"], "--count"),
         (["--model", "nowhere"], "nowhere"),
     ],
@@ -126,7 +130,7 @@ def test_a_long_prompt_is_drawn_with_a_warning(tmp_path: Path, toy: Path) -> Non
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, toy: Path) -> None:
     (tmp_path / "file").write_text("")
     message = refused(run("generate", "a", "--model", toy, "--steps", "1", "--out", tmp_path / "file" / "sheet.png"))
-    assert "was not saved" in message
+    assert message.startswith("ldm-edu: ") and "sheet.png cannot be saved" in message
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, toy: Path) -> None:
@@ -170,6 +174,39 @@ def test_data_finds_a_changed_file_and_a_missing_folder(tmp_path: Path) -> None:
 
 def test_evaluate_refuses_a_model_without_test_splits(toy: Path) -> None:
     assert "toy" in refused(run("evaluate", toy))
+
+
+def test_evaluate_refuses_what_it_would_not_use_or_could_not_write(tmp_path: Path) -> None:
+    for option, value in {"--judge": "nowhere", "--sheet": str(tmp_path / "s.png")}.items():
+        quick = ["--count", "1", "--steps", "1"]
+        assert f"{option} is for emoji models" in refused(run("evaluate", "shapes", *quick, option, value))
+    assert "should end in .png" in refused(run("evaluate", "nowhere", "--sheet", tmp_path / "s.txt"))
+    (tmp_path / "file").write_text("in the way")
+    for option, name in {"--sheet": "s.png", "--out": "a.json"}.items():
+        assert "cannot be saved" in refused(run("evaluate", "nowhere", option, tmp_path / "file" / name))
+    assert "'--seed'" in refused(run("evaluate", "nowhere", "--seed", str(2**32)))
+
+
+def test_plan_refuses_to_train_on_nothing() -> None:
+    for gpus in ("0", "-4"):
+        assert "--gpus" in refused(run("plan", "--preset", "toy", "--gpus", gpus))
+    for call in (
+        lambda: training_plan.step(TOY, 16, 8, 0, "ddp", training_plan.Machine(), utilisation=0.5),
+        lambda: training_plan.exchange(TOY, 0, "ddp", training_plan.Machine()),
+        lambda: training_plan.failures(TOY, -4, training_plan.Machine()),
+    ):
+        with pytest.raises(ValueError, match=r"gpus=(0|-4) trains nothing"):
+            call()
+
+
+def test_progress_and_grade_of_a_place_that_is_not_there(tmp_path: Path) -> None:
+    for command in ("progress", "grade"):
+        assert f"no notebook at {tmp_path}" in refused(run(command, tmp_path / "nowhere" / "x"))
+    assert run("progress", tmp_path).returncode == 0
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "01.ipynb").write_text("{}")
+    for option in ("--json", "--gradescope"):
+        assert "cannot be saved" in refused(run("grade", tmp_path, option, tmp_path / "file" / "a.json"))
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """``ldm-edu generate`` from pictures, in all sizes, and what the PNG then says of itself."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from ldm_edu.checksums import fingerprint
 from ldm_edu.cli.edits import parse_border, parse_size
+from ldm_edu.config import FASHION
 from ldm_edu.latent_diffusion import LatentDiffusion
 from ldm_edu.pictures import read_metadata
 
@@ -91,11 +93,55 @@ def test_pictures_in_a_folder_are_as_they_were_drawn_and_named(place: Path, toy:
     prompts = ["(Red:1.3) apple, [3D]!", "a", "a", "苹果", "w" * 300]
     run("generate", *prompts, "--model", toy, "--steps", "1", "--count", "2", "--out", "many", cwd=place)
     names = sorted(path.name for path in (place / "many").iterdir())
-    wanted = ["a-0-2.png", "a-0.png", "a-1-2.png", "a-1.png", "picture-0.png", "picture-1.png"]
+    wanted = ["a-0-2.png", "a-0.png", "a-1-2.png", "a-1.png", "苹果-0.png", "苹果-1.png"]
     assert names == sorted(
         [*wanted, "red-apple-3d-0.png", "red-apple-3d-1.png", f"{'w' * 40}-0.png", f"{'w' * 40}-1.png"]
     )
     assert all(Image.open(path).size == (16, 16) for path in (place / "many").iterdir())
+
+
+def in_folder(place: Path, toy: Path, *prompts: str, seed: int = 0) -> list[str]:
+    """The names in a folder of pictures, after those of these prompts were drawn into it."""
+    how = ["--model", toy, "--steps", "1", "--seed", str(seed), "--out", "many"]
+    assert run("generate", *prompts, *how, cwd=place).returncode == 0
+    return sorted(path.name for path in (place / "many").iterdir())
+
+
+def test_names_are_words_in_any_script(place: Path, toy: Path) -> None:
+    names = in_folder(place, toy, "яблоко", "(рыба:1.3), синяя", "सेब", "تفاح", "e\u0301te\u0301", "🍎", "../x", "")
+    wanted = ["яблоко-0.png", "рыба-синяя-0.png", "सेब-0.png", "تفاح-0.png", "été-0.png"]
+    assert names == sorted([*wanted, "picture-0.png", "picture-0-2.png", "x-0.png"])
+
+
+def test_another_prompts_picture_is_never_written_over(place: Path, toy: Path) -> None:
+    long = "w" * 40
+    in_folder(place, toy, "🍎", f"{long} red")
+    names = in_folder(place, toy, "🐟", f"{long} blue")
+    assert names == ["picture-0-2.png", "picture-0.png", f"{long}-0-2.png", f"{long}-0.png"]
+    prompts = {read_metadata(path)["prompt"] for path in (place / "many").iterdir()}
+    assert prompts == {"🍎", "🐟", f"{long} red", f"{long} blue"}
+    assert in_folder(place, toy, "🐟", "🍎", f"{long} blue") == names  # the same again: in the same files
+    (place / "many" / "a-0.png").write_text("somebody's own")
+    (place / "many" / "b-0.png").mkdir()
+    assert {"a-0-2.png", "b-0-2.png"} <= set(in_folder(place, toy, "a", "b"))
+    assert (place / "many" / "a-0.png").read_text() == "somebody's own"
+
+
+def test_a_folder_may_be_called_like_a_file(place: Path, toy: Path) -> None:
+    for name in ("v1.5", "foo.png"):
+        (place / name).mkdir()
+        assert run("generate", "a", "--model", toy, "--steps", "1", "--out", name, cwd=place).returncode == 0
+        assert [path.name for path in (place / name).iterdir()] == ["a-0.png"]
+
+
+def test_what_a_class_model_steers_away_from_is_a_number_too(place: Path) -> None:
+    LatentDiffusion.from_preset(FASHION).save(place / "classes")
+    how = ["--model", place / "classes", "--steps", "1", "--size", "16"]
+    for negative in ("5", ""):
+        done = run("generate", "3", *how, "--negative", negative, "--out", f"not{negative}.png", cwd=place)
+        assert done.returncode == 0, done.stderr
+    assert read_metadata(place / "not5.png")["negative"] == "5"
+    assert "'shoes' is no class" in refused(run("generate", "3", *how, "--negative", "shoes", cwd=place))
 
 
 def test_a_single_large_picture_is_written_without_a_frame(place: Path, toy: Path) -> None:
@@ -165,6 +211,34 @@ def test_other_weights_have_another_fingerprint(tmp_path: Path, toy: Path) -> No
     assert fingerprint(copy / "text.safetensors") == "d9298a10d1"  # printf other | sha256sum
 
 
+def test_what_training_keeps_beside_the_weights_changes_no_fingerprint(tmp_path: Path, toy: Path) -> None:
+    copy = shutil.copytree(toy, tmp_path / "copy")
+    for name in ("training/unet/state.safetensors", "cache/latents-00001.safetensors"):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(b"no weights of the model")
+    assert fingerprint(copy) == fingerprint(toy)
+
+
+def test_the_fingerprint_of_a_diffusers_folder_is_that_of_the_files_that_are_loaded(tmp_path: Path, toy: Path) -> None:
+    folder = tmp_path / "theirs"
+    assert run("convert", toy, folder, "--to", "diffusers").returncode == 0
+    (weights,) = (folder / "unet").glob("*.safetensors")
+    before = said_of(folder)
+    (folder / "safety_checker").mkdir()
+    for other in (folder / "safety_checker" / "model.safetensors", weights.with_suffix(".fp16.safetensors")):
+        shutil.copy(weights, other)
+    assert said_of(folder) == before
+    shutil.copy(weights, weights.with_suffix(".non_ema.safetensors"))
+    assert said_of(folder, "--weights", "ema") == before != said_of(folder, "--weights", "last")
+
+
+def said_of(model: Path, *options: str) -> str:
+    """The fingerprint in a picture of a model."""
+    out = model.parent / "a.png"
+    assert run("generate", "a", "--model", model, "--steps", "1", "--out", out, *options).returncode == 0
+    return str(read_metadata(out)["weights"])
+
+
 def test_a_picture_that_says_nothing(place: Path) -> None:
     assert "does not say" in refused(run("inspect", place / "photo.png"))
     assert "cannot be read" in refused(run("inspect", place / "text.png"))
@@ -203,12 +277,27 @@ def test_a_picture_that_says_nothing(place: Path) -> None:
         ("--dtype float16 --device cpu", "bfloat16"),
         ("--device abacus", "abacus"),
         ("--out a.jpg", "should end in .png"),
+        ("--image-guidance 2", "give --init"),
+        ("--image-guidance 2 --init photo.png", "toy does not: leave it out"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(place: Path, toy: Path, options: str, words: str) -> None:
     before = sorted(place.iterdir())
     said = refused(run("generate", "a", "--model", toy, "--steps", "1", *options.split(), cwd=place))
     assert words in said and len(said.strip().splitlines()) == 1, said
+    assert sorted(place.iterdir()) == before
+
+
+@pytest.mark.parametrize("options", ["--out file/a.png", "--out file", "--film file/a.gif", "--film folder.gif"])
+def test_a_place_that_cannot_be_written_is_found_before_anything_is_drawn(
+    place: Path, toy: Path, monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    (place / "file").write_text("in the way")
+    (place / "folder.gif").mkdir()
+    before = sorted(place.iterdir())
+    monkeypatch.setattr(LatentDiffusion, "generate", lambda *_, **__: pytest.fail("drawn for nothing"))
+    said = refused(run("generate", "a", "--model", toy, *options.split(), cwd=place))
+    assert "cannot be saved" in said and "[Errno" not in said
     assert sorted(place.iterdir()) == before
 
 

@@ -1,5 +1,6 @@
 """``ldm-edu inspect`` of files: what they are, their parts, what is missing or unexpected; ``convert`` beside it."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,9 +8,12 @@ import pytest
 import safetensors.torch
 import torch
 from command import lively_toy, refused, run
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ldm_edu.checkpoint.single_file import averaged_name
+from ldm_edu.paths import checkpoints_dir
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +132,63 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     assert "holds no checkpoint" in refused(run("inspect", tmp_path))
     (tmp_path / "model_index.json").write_text("{}")
     assert "download the model anew" in refused(run("inspect", tmp_path))
+
+
+def test_a_network_that_reads_more_than_it_diffuses() -> None:
+    for name, more in {"sd15_inpaint": 5, "sd15_pix2pix": 4}.items():
+        said = run("inspect", name).stdout
+        assert f"diffuses  latents 4 x 64 x 64, and reads {more} more channels beside them\n" in said
+    assert "diffuses  latents 4 x 64 x 64\n" in run("inspect", "sd15").stdout
+
+
+def test_a_model_whose_unet_is_not_trained_yet(tmp_path: Path, toy: Path) -> None:
+    for path in toy.iterdir():
+        if not path.name.startswith("unet"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    for arguments in (["inspect", tmp_path], ["generate", "a", "--model", tmp_path]):
+        said = run(*arguments)
+        assert said.returncode == 2 and "Traceback" not in said.stderr
+        assert f"not trained yet: ldm-edu train unet --preset toy --out {tmp_path}" in said.stderr
+    for name in ("autoencoder", "text"):
+        (tmp_path / f"{name}.safetensors").unlink()
+    assert "copy the checkpoint anew" in run("inspect", tmp_path).stderr  # a config alone is no folder of ours
+
+
+def test_a_classifier_is_called_one() -> None:
+    for name in ("judge", checkpoints_dir() / "judge"):
+        done = run("inspect", name)
+        assert done.returncode == 0
+        assert f"{checkpoints_dir() / 'judge'}: a classifier of 1,386 concepts and 6 styles" in done.stdout
+        assert "2,392,464 parameters" in done.stdout
+    said = refused(run("generate", "a", "--model", checkpoints_dir() / "judge"))
+    assert "describes a 'classifier', which draws nothing" in said
+
+
+# --- what a picture of somebody else's says -------------------------------------------------------------------------
+
+
+def picture_that_says(path: Path, text: str) -> Path:
+    notes = PngInfo()
+    notes.add_itxt("ldm-edu", text)
+    Image.new("RGB", (8, 8)).save(path, pnginfo=notes)
+    return path
+
+
+@pytest.mark.parametrize(
+    "text", ['{"pictures":[1]}', '{"pictures":{"a":1}}', '"abc"', "null", "[]", "[[1,2]]", "7", "{", "[" * 100_000]
+)
+def test_a_picture_whose_notes_nobody_could_have_meant(tmp_path: Path, text: str) -> None:
+    said = refused(run("inspect", picture_that_says(tmp_path / "a.png", text)))
+    assert "says of how it was drawn" in said and len(said.splitlines()) == 1
+
+
+def test_a_picture_whose_notes_a_terminal_would_obey(tmp_path: Path) -> None:
+    evil = "\x1b]0;title\x07red\nmodel           forged\r\u202e"
+    about = {"prompt": evil, "seed": 1, evil: evil, "pictures": [{evil: evil}, {"prompt": "苹果 é"}]}
+    done = run("inspect", picture_that_says(tmp_path / "a.png", json.dumps(about)))
+    assert done.returncode == 0
+    assert all(line.isprintable() for line in done.stdout.splitlines()) and "\r" not in done.stdout
+    assert "\nmodel " not in done.stdout and "prompt          苹果 é\n" in done.stdout
 
 
 @pytest.mark.parametrize("out, to", [("out", "compvis"), ("out.safetensors", "diffusers"), ("out.ckpt", "compvis")])

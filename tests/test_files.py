@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +13,14 @@ import torch
 from safetensors import SafetensorError
 
 from ldm_edu import files
-from ldm_edu.files import SaveError, atomic_write, atomic_write_all, atomic_write_bytes, atomic_write_text
+from ldm_edu.files import (
+    SaveError,
+    atomic_write,
+    atomic_write_all,
+    atomic_write_bytes,
+    atomic_write_text,
+    check_writable,
+)
 
 
 def test_writes_a_new_file_and_makes_its_folder(tmp_path: Path) -> None:
@@ -115,6 +123,30 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
+def test_an_error_of_saving_is_its_sentence_and_keeps_its_number() -> None:
+    error = SaveError(errno.ENOSPC, "a.png was not saved: the disk is full.")
+    assert str(error) == "a.png was not saved: the disk is full." and error.errno == errno.ENOSPC
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert str(SaveError("by itself")) == "by itself"
+
+
+def test_a_place_is_tried_and_nothing_is_left_there(tmp_path: Path) -> None:
+    (tmp_path / "old.png").write_text("old")
+    for name in ("old.png", "new.png", "new/folder/a.png"):
+        check_writable(tmp_path / name)
+    assert os.listdir(tmp_path) == ["old.png"] and (tmp_path / "old.png").read_text() == "old"
+
+
+@pytest.mark.parametrize("name, words", [("file/a/b.png", "not a folder"), ("folder", "folder of that name")])
+def test_a_place_that_cannot_be_written_is_refused_as_writing_would_be(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SaveError, match=rf"{name} cannot be saved: .*{words}") as caught:
+        check_writable(tmp_path / name)
+    assert caught.value.errno and sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
@@ -169,6 +201,8 @@ def test_a_really_read_only_disk(small_disk: Path) -> None:
     target = small_disk / "file.bin"
     atomic_write_bytes(target, b"old")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(SaveError, match="read-only"):
+        check_writable(target)
     with pytest.raises(SaveError, match="read-only"):
         atomic_write_bytes(target, b"new")
     assert target.read_bytes() == b"old"

@@ -131,3 +131,16 @@ def test_a_repository_of_single_files_names_them() -> None:
 @pytest.mark.parametrize("name", ["../model", "./a", "a", "a/b/c", "/a/b", "a/b.ckpt", "a/b.safetensors", "a b/c"])
 def test_what_is_no_hub_id(name: str) -> None:
     assert not is_hub_id(name)
+
+
+def test_a_folder_of_one_s_own_is_not_sought_on_the_hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_: pytest.fail("asked the hub"))
+    for name in ("emoji", "mine2", "miner", "shapes", ".hidden"):
+        Path("runs", name).mkdir(parents=True)
+    with pytest.raises(
+        CheckpointError, match=r"no folder or file runs/mine: the nearest names in runs are miner, mine2, "
+    ):
+        find_checkpoint("runs/mine")
+    with pytest.raises(CheckpointError, match=r"no folder or file runs/emoji/unet: runs/emoji is empty"):
+        find_checkpoint("runs/emoji/unet")

@@ -120,6 +120,21 @@ def test_a_picture_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert from_pil(noisy("L")).shape == (1, 1, 8, 12)
 
 
+def test_black_and_white_and_palettes_become_the_colours_that_are_seen() -> None:
+    page = Image.new("1", (2, 1))
+    page.putpixel((1, 0), 1)
+    assert from_pil(page).tolist() == [[[[-1.0, 1.0]]]]
+    for mode in ("P", "RGBA", "LA", "CMYK"):
+        seen = from_pil(noisy().convert(mode))
+        assert torch.equal(seen, from_pil(noisy().convert(mode).convert("RGB"))) and seen.shape == (1, 3, 8, 12)
+    clear = Image.new("RGBA", (1, 1), (200, 0, 0, 0))
+    assert from_pil(clear).flatten().tolist() == [1.0, 1.0, 1.0]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([200, 0, 0])
+    palette.info["transparency"] = 0
+    assert from_pil(palette).flatten().tolist() == [1.0, 1.0, 1.0]
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16"])
 def test_every_kind_of_file_becomes_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")

@@ -6,9 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.utils import backend_registration
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="this PyTorch cannot be told of a device from Python",
+)
 def test_everything_works_on_another_device(root: Path) -> None:
     command = [
         sys.executable,

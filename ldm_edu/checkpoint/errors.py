@@ -38,6 +38,12 @@ def refuse_pickle(path: Path) -> None:
         )
 
 
+def hint_of_pickles(folder: Path) -> str:
+    """A sentence on the pickles in a folder where something else was sought; "" where there are none."""
+    pickles = sorted(path.name for path in folder.glob("*") if path.suffix.lower() in PICKLES)
+    return f" ({pickles[0]} is a pickle, which is never opened: convert it to safetensors first.)" if pickles else ""
+
+
 def diagnosis(path: Path, error: Exception) -> str:
     """Why a file that should be safetensors is none: eight bytes of header length, a JSON header, then the numbers."""
     if not path.is_file():

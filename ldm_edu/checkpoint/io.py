@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ldm_edu.checkpoint.errors import PICKLES, CheckpointError, diagnosis, listed, refuse_pickle
+from ldm_edu.checkpoint.errors import CheckpointError, diagnosis, hint_of_pickles, listed, refuse_pickle
 from ldm_edu.config import Preset, from_dict, to_dict
 from ldm_edu.files import atomic_write_all
 
@@ -95,7 +95,9 @@ def load_preset(folder: Path) -> Preset:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise CheckpointError(f"{folder} holds no checkpoint: it has no config.json. Check the path.{_hint(folder)}")
+        raise CheckpointError(
+            f"{folder} holds no checkpoint: it has no config.json. Check the path.{hint_of_pickles(folder)}"
+        )
     try:
         values = json.loads(path.read_bytes())
         found = values.pop("format", None)
@@ -106,6 +108,8 @@ def load_preset(folder: Path) -> Preset:
             f"{path} says format {found!r}, and this version reads {FORMAT!r}; use a checkpoint that ldm-edu saved, or "
             "another version of ldm-edu."
         )
+    if "kind" in values:
+        raise CheckpointError(f"{path} describes a {values['kind']!r}, which draws nothing; give a model's folder.")
     try:
         preset: Preset = from_dict(Preset, values)
     except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -281,7 +285,7 @@ def files_of(folder: Path, part: str) -> list[Path]:
     """
     found = _named(folder, part)
     if not found:
-        raise CheckpointError(f"{folder} has no {part}.safetensors; copy the checkpoint anew, whole.{_hint(folder)}")
+        raise CheckpointError(_why_missing(folder, part))
     totals = {path.stem[-5:] if path.stem != part else "00001" for path in found}
     names = {path.name for path in found}
     if len(totals) > 1:
@@ -293,13 +297,20 @@ def files_of(folder: Path, part: str) -> list[Path]:
     return found
 
 
+def _why_missing(folder: Path, part: str) -> str:
+    """In a folder that is being trained in, the U-Net comes last."""
+    why = "copy the checkpoint anew, whole."
+    others = ("autoencoder", "text", "clip", "classes")
+    if part == "unet" and (folder / "config.json").is_file() and any(has_part(folder, other) for other in others):
+        why = (
+            f"its U-Net is not trained yet: ldm-edu train unet --preset {load_preset(folder).name} --out {folder}; or, "
+            "if it was copied, copy it anew, whole."
+        )
+    return f"{folder} has no {part}.safetensors; {why}{hint_of_pickles(folder)}"
+
+
 def _remove_stale(folder: Path, parts: Iterable[str], written: Mapping[Path, object]) -> None:
     for part in parts:
         for path in _named(folder, part):
             if path not in written:
                 path.unlink()
-
-
-def _hint(folder: Path) -> str:
-    pickles = sorted(path.name for path in folder.glob("*") if path.suffix.lower() in PICKLES)
-    return f" ({pickles[0]} is a pickle, which is never opened: convert it to safetensors first.)" if pickles else ""

@@ -65,18 +65,6 @@ def to_theirs(tensor: Tensor, pair: Pair) -> Tensor:
     return rearrange(tensor, "o i -> o i 1 1") if pair.conv else tensor
 
 
-def select(tensors: Mapping[str, Tensor], prefix: str = "") -> Tensors:
-    """The tensors of one network in a file of several: those under ``prefix``, without it.
-
-    The position numbers that CLIP's older files carry are dropped: they are 0, 1, 2 ...
-    """
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix) and not name.endswith("position_ids")
-    }
-
-
 # --- the U-Net --------------------------------------------------------------------------------------------------------
 
 _RES = {  # ours: diffusers', CompVis's

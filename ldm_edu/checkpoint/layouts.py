@@ -1,15 +1,17 @@
 """Which model lies at a path, or behind a name: our own folder, a diffusers folder, or one CompVis file."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from ldm_edu.checkpoint.diffusers_folder import FOLDERS, open_diffusers_folder
-from ldm_edu.checkpoint.errors import CheckpointError
+from ldm_edu.checkpoint.diffusers_folder import FOLDERS, open_diffusers_folder, weight_files
+from ldm_edu.checkpoint.errors import CheckpointError, listed
 from ldm_edu.checkpoint.find import find_checkpoint
 from ldm_edu.checkpoint.io import files_of, load_preset
 from ldm_edu.checkpoint.mapped import open_weights
 from ldm_edu.checkpoint.parts import Checkpoint, Entry, Part, Weights, pairs_of, parts_of
 from ldm_edu.checkpoint.single_file import open_single_file
-from ldm_edu.config import Preset
+from ldm_edu.config import Preset, to_dict
 
 
 def open_checkpoint(name: str | Path, *, preset: Preset | None = None, weights: Weights | None = None) -> Checkpoint:
@@ -29,15 +31,38 @@ def open_checkpoint(name: str | Path, *, preset: Preset | None = None, weights: 
     path = find_checkpoint(name)
     if path.is_file():
         return open_single_file(path, preset, weights)
-    if (path / FOLDERS["unet"]).is_dir() or (path / "model_index.json").is_file():
+    if _is_of_diffusers(path):
         return open_diffusers_folder(path, preset, weights)
     return _open_ours(path, preset, weights)
 
 
+def loaded_files(path: Path, weights: Weights | None = None) -> list[Path]:
+    """The files that the weights of a checkpoint are read from: the file itself, or those of a folder.
+
+    Raises
+    ------
+    CheckpointError
+        if a diffusers folder lacks some.
+    """
+    if path.is_file():
+        return [path]
+    if _is_of_diffusers(path):
+        copies = {"unet": weights}
+        return [file for part in FOLDERS for file in weight_files(path, part, copies.get(part))]
+    return sorted(path.glob("*.safetensors"))
+
+
+def _is_of_diffusers(path: Path) -> bool:
+    return (path / FOLDERS["unet"]).is_dir() or (path / "model_index.json").is_file()
+
+
 def _open_ours(path: Path, preset: Preset | None, weights: Weights | None) -> Checkpoint:
     saved = load_preset(path)
-    if preset is not None and preset != saved:
-        raise CheckpointError(f"{path} was saved with another preset, {saved.name}; leave preset out to use it.")
+    if preset is not None and (differing := _differences(_with_scale_of(saved, preset), saved)):
+        raise CheckpointError(
+            f"{path} was saved with another preset, {saved.name}: it differs in {listed(differing)}; leave preset out "
+            "to use it."
+        )
     if weights is not None:
         raise CheckpointError(
             f"{path} holds one copy of the U-Net, so there is no {weights!r} to choose; leave it out."
@@ -52,3 +77,25 @@ def _open_ours(path: Path, preset: Preset | None, weights: Weights | None) -> Ch
             entries |= {name: Entry(file, name) for name in file.tensors}
         parts[part] = Part(f"the {part} of {path}", entries, pairs_of(part, saved, "ldm-edu"))
     return Checkpoint(path, "ldm-edu", saved, parts)
+
+
+def _with_scale_of(saved: Preset, expected: Preset) -> Preset:
+    """The expected preset with the scale and the shift of the latents as saved: training measures them."""
+    if saved.autoencoder is None or expected.autoencoder is None:
+        return expected
+    measured = replace(expected.autoencoder, scale=saved.autoencoder.scale, shift=saved.autoencoder.shift)
+    return replace(expected, autoencoder=measured)
+
+
+def _differences(expected: Preset, saved: Preset) -> list[str]:
+    """The fields in which two presets differ, each with both values."""
+    wanted, found = _flat(to_dict(expected)), _flat(to_dict(saved))
+    names = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
+    return [f"{name} ({found.get(name)}, not {wanted.get(name)})" for name in names]
+
+
+def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value}
+    return flat

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ldm_edu.editing import Edit
     from ldm_edu.latent_diffusion import LatentDiffusion
 
+IMAGE_GUIDANCE = 1.5  # as the authors of InstructPix2Pix have it
+
 
 def parse_size(text: str) -> tuple[int, int]:
     """``512`` or ``768x512``, width first as people write it, to (height, width).
@@ -58,7 +60,7 @@ def make_edit(
     outpaint: str | None,
     size: tuple[int, int] | None,
     strength: float | None,
-    image_guidance: float,
+    image_guidance: float | None,
 ) -> "Edit":
     """The edit that the options ask for, its picture at a size that the model draws.
 
@@ -72,6 +74,10 @@ def make_edit(
 
     if mask is not None and outpaint is not None:
         raise ValueError("--mask and --outpaint each say what to paint: give one of them")
+    if image_guidance is not None and not by_instruction(model):
+        raise ValueError(
+            f"--image-guidance is for a model that edits by instruction, and {model.preset.name} does not: leave it out"
+        )
     picture = open_picture(init)
     shape = size or fitting_size(picture, model.preset.size, model.multiple)
     if outpaint is None:
@@ -86,7 +92,11 @@ def make_edit(
     else:
         edit = Edit(pixels, mask=None if mask is None else _hidden(mask, init, picture, shape))
     usual = 1.0 if edit.mask is not None or by_instruction(model) else 0.6
-    return replace(edit, strength=usual if strength is None else strength, image_guidance=image_guidance)
+    return replace(
+        edit,
+        strength=usual if strength is None else strength,
+        image_guidance=IMAGE_GUIDANCE if image_guidance is None else image_guidance,
+    )
 
 
 def by_instruction(model: "LatentDiffusion") -> bool:

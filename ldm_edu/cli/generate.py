@@ -1,7 +1,5 @@
 """``ldm-edu generate``: prompts, and a picture to start from, to pictures; and a film of how they came about."""
 
-import re
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import ldm_edu
+from ldm_edu.cli.album import Order, captions, check_places, save_pictures
 from ldm_edu.cli.convert import Weights
 from ldm_edu.cli.edits import by_instruction, make_edit, parse_size
 
@@ -27,11 +26,10 @@ Sampler = Literal["ddpm", "ddim", "euler", "euler_ancestral", "heun", "dpmpp_2m"
 Spacing = Literal["leading", "trailing", "linspace", "karras"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Frame = list["Image"]  # every picture asked for, at one step
-Order = tuple[str, int]  # a prompt and a seed
 
+MAX_SEED = 2**32 - 1
 BATCH = 16  # pictures drawn at once; a picture does not depend on it
 BATCH_LATENTS = 4 * 64 * 64  # latent pixels drawn at once: 4 pictures of Stable Diffusion's size
-BARE = 192  # a single picture of at least this width is written without a frame and a caption
 
 
 def generate(
@@ -42,7 +40,9 @@ def generate(
     copy: Weights = None,
     steps: Annotated[int, typer.Option(help="Steps from noise to picture, 1 to 1000.")] = 20,
     guidance: Annotated[float, typer.Option(help="How strongly to follow the prompt; 1 is no guidance.")] = 5.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of each prompt's first picture; the next ones count up.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Of each prompt's first picture; the next ones count up.")
+    ] = 0,
     count: Annotated[int, typer.Option(min=1, help="Pictures a prompt.")] = 1,
     sampler: Annotated[Sampler, typer.Option(help="The solver.")] = "dpmpp_2m",
     spacing: Annotated[Spacing, typer.Option(help="How the steps are spread over the noise levels.")] = "trailing",
@@ -62,8 +62,9 @@ def generate(
         typer.Option(metavar="PIXELS", help="A border to paint around --init: 64, or left,top,right,bottom."),
     ] = None,
     image_guidance: Annotated[
-        float, typer.Option(help="How strongly a model that edits by instruction keeps to --init.")
-    ] = 1.5,
+        float | None,
+        typer.Option(help="How strongly a model that edits by instruction keeps to --init; left out: 1.5."),
+    ] = None,
     dtype: Annotated[Dtype, typer.Option(help="bfloat16 takes half the memory; float16 needs a GPU.")] = "float32",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; left out: a GPU where there is one.")] = None,
     tile: Annotated[
@@ -87,11 +88,9 @@ def generate(
     Image to image: --init photo.png --strength 0.6. Inpainting: --init photo.png --mask mask.png, white where it is
     painted anew; the rest stays as it is. Outpainting: --init photo.png --outpaint 64.
     """
-    if out.suffix:
-        _check_suffix(out, ".png")
-    if film is not None:
-        _check_suffix(film, ".gif")
-    for option, value in {"strength": strength, "mask": mask, "outpaint": outpaint}.items():
+    check_places(out, film)
+    about_init = {"strength": strength, "mask": mask, "outpaint": outpaint, "image-guidance": image_guidance}
+    for option, value in about_init.items():
         if init is None and value is not None:
             raise ValueError(f"--{option} is about the picture to start from: give --init as well")
     shape = None if size is None else parse_size(size)
@@ -108,22 +107,24 @@ def generate(
         edit = make_edit(pipeline, init, mask, outpaint, shape, strength, image_guidance)
         shape = edit.size
     said = {"steps": steps, "guidance": guidance, "sampler": sampler, "spacing": spacing, "negative": negative}
-    how: dict[str, Any] = {**said, "sampler": SAMPLERS[sampler], "size": shape}
+    away = _condition(pipeline, negative)
+    how: dict[str, Any] = {**said, "sampler": SAMPLERS[sampler], "size": shape, "negative": away}
     orders = [(prompt, seed + i) for prompt in prompts for i in range(count)]
     with ThreadPoolExecutor(1) as meanwhile, _memory(pipeline):
-        weights = meanwhile.submit(_fingerprint, model)  # gigabytes take seconds
+        weights = meanwhile.submit(_fingerprint, model, copy)  # gigabytes take seconds
         frames = _draw(pipeline, orders, every_step=film is not None, tile=tile, edit=edit, **how)
     settings = {"model": model, "weights": weights.result(), **said, "size": "{}x{}".format(*frames[-1][0].size)}
     if copy is not None:
         settings["copy"] = copy
     if edit is not None:
         given = {"init": init, "strength": edit.strength, "mask": mask, "outpaint": outpaint}
-        given |= {"image_guidance": image_guidance} if by_instruction(pipeline) else {}
+        given |= {"image_guidance": edit.image_guidance} if by_instruction(pipeline) else {}
         settings |= {name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value}
     settings |= {"dtype": dtype, "device": pipeline.device.type, "version": f"ldm-edu {ldm_edu.__version__}"}
-    _save(out, orders, frames[-1], settings)
+    save_pictures(out, orders, frames[-1], settings)
+    typer.echo(f"{out}: {len(orders)} picture{'s' if len(orders) > 1 else ''}", err=True)
     if film is not None:
-        save_gif(film, [sheet(frame, _captions(orders)) for frame in frames])
+        save_gif(film, [sheet(frame, captions(orders)) for frame in frames])
         typer.echo(f"{film}: {len(frames)} frames", err=True)
 
 
@@ -167,11 +168,13 @@ def _memory(pipeline: "LatentDiffusion") -> Iterator[None]:
         ) from error
 
 
-def _fingerprint(model: str) -> str:
+def _fingerprint(model: str, copy: Literal["ema", "last"] | None) -> str:
     from ldm_edu.checkpoint.find import find_checkpoint
+    from ldm_edu.checkpoint.layouts import loaded_files
     from ldm_edu.checksums import fingerprint
 
-    return fingerprint(find_checkpoint(model))
+    path = find_checkpoint(model)
+    return fingerprint(path, loaded_files(path, copy))
 
 
 def _draw(
@@ -218,39 +221,6 @@ def _batches(pipeline: "LatentDiffusion", orders: list[Order], shape: tuple[int,
         yield from (alike[start : start + most] for start in range(0, len(alike), most))
 
 
-def _save(out: Path, orders: list[Order], pictures: Frame, settings: dict[str, Any]) -> None:
-    """One PNG with its settings in it: the picture itself, or a sheet; or in a folder, one for each picture."""
-    from ldm_edu.pictures import save_png, sheet
-
-    about = [{"prompt": prompt, "seed": seed} for prompt, seed in orders]
-    if not out.suffix:
-        taken: Counter[str] = Counter()
-        for picture, order in zip(pictures, about, strict=True):
-            name = f"{_slug(str(order['prompt']))}-{order['seed']}"
-            taken[name] += 1
-            again = f"-{taken[name]}" if taken[name] > 1 else ""
-            save_png(out / f"{name}{again}.png", picture, order | settings)
-    elif len(pictures) == 1 and pictures[0].width >= BARE:
-        save_png(out, pictures[0], about[0] | settings)
-    else:
-        said = about[0] if len(about) == 1 else {"pictures": about}
-        save_png(out, sheet(pictures, _captions(orders)), said | settings)
-    typer.echo(f"{out}: {len(orders)} picture{'s' if len(orders) > 1 else ''}", err=True)
-
-
-def _captions(orders: list[Order]) -> list[str]:
-    again = Counter(prompt for prompt, _ in orders)
-    return [f"{prompt} · seed {seed}" if again[prompt] > 1 else prompt for prompt, seed in orders]
-
-
-def _slug(prompt: str) -> str:
-    """The first words of a prompt, without their weights, as a file's name."""
-    from ldm_edu.prompts import parse
-
-    words = re.findall(r"[a-z0-9]+", "".join(span.text for span in parse(prompt)).lower())
-    return "-".join(words)[:40].strip("-") or "picture"
-
-
 def _condition(pipeline: "LatentDiffusion", prompt: str) -> str | int:
     """A prompt as the model takes it: a class-conditional one draws from numbers."""
     return int(prompt) if pipeline.classes is not None and prompt.isdecimal() else prompt
@@ -273,8 +243,3 @@ def _warn_of_truncation(pipeline: "LatentDiffusion", prompts: list[str]) -> None
             typer.echo(
                 f"ldm-edu: the prompt {prompt[:40]!r}... is too long; what follows {n:,} tokens is not read", err=True
             )
-
-
-def _check_suffix(path: Path, suffix: str) -> None:
-    if path.suffix.lower() != suffix:
-        raise ValueError(f"{str(path)!r} should end in {suffix}: other formats are not written.")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ldm_edu.files import atomic_write_text
+from ldm_edu.files import atomic_write_text, check_writable
 
 Where = Annotated[Path, typer.Argument(help="An exercise notebook, or a folder of them.")]
 
@@ -25,6 +25,9 @@ def grade(
     from ldm_edu.grading.notebook import once
     from ldm_edu.grading.report import as_gradescope, as_json, score, table
 
+    for file in (json_file, gradescope):
+        if file is not None:
+            check_writable(file)
     graded = []
     for notebook in notebooks(path):
         typer.echo(f"grading {notebook.name} ...", err=True)
@@ -45,6 +48,8 @@ def progress(path: Where = Path("exercises")) -> None:
     from ldm_edu.grading.items import ITEMS
     from ldm_edu.grading.progress import Progress
 
+    if not path.exists():
+        raise _no_notebook(path)
     done = Progress.at(path if path.is_dir() else path.parent).read()
     for lesson in sorted({item.lesson for item in ITEMS.values()}):
         items = [item for item in ITEMS.values() if item.lesson == lesson]
@@ -71,5 +76,9 @@ def notebooks(path: Path) -> list[Path]:
     """
     found = sorted(path.glob("*.ipynb")) if path.is_dir() else [path] if path.is_file() else []
     if not found:
-        raise ValueError(f"there is no notebook at {path}; the exercises are in the course's folder `exercises`")
+        raise _no_notebook(path)
     return found
+
+
+def _no_notebook(path: Path) -> ValueError:
+    return ValueError(f"there is no notebook at {path}; the exercises are in the course's folder `exercises`")

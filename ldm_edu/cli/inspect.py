@@ -24,11 +24,14 @@ def inspect(
 
     Of a checkpoint: which model it is, and what is missing or unexpected in it; status 1 if it cannot be loaded.
     """
-    from ldm_edu.cli.look import look
+    from ldm_edu.cli.look import find_classifier, look, look_at_classifier
     from ldm_edu.counts import parameter_counts
 
     if Path(model).suffix.lower() == ".png":
         typer.echo("\n".join(_drawn(Path(model))))
+        return
+    if (classifier := find_classifier(model)) is not None:
+        typer.echo("\n".join(look_at_classifier(classifier)))
         return
     if model in PRESETS or (Path(model) / "config.json").is_file():
         preset = find_preset(model)
@@ -73,16 +76,24 @@ def _drawn(path: Path) -> Iterator[str]:
 
     about = read_metadata(path)
     drawn = about.pop("pictures", [{name: about.pop(name) for name in ("prompt", "seed") if name in about}])
-    for each in drawn:
-        yield from (f"{name:<16}{value}" for name, value in each.items())
-    yield from (f"{name.replace('_', ' '):<16}{value}" for name, value in about.items())
+    for each in [*drawn, about]:
+        yield from (f"{_shown(name.replace('_', ' ')):<16}{_shown(value)}" for name, value in each.items())
+
+
+def _shown(value: object) -> str:
+    """A value of a file that anybody may have made: signs that a terminal would obey are spelt out."""
+    text = str(value)
+    return text if text.isprintable() else repr(text)
 
 
 def _summary(preset: Preset) -> Iterator[str]:
     factor = preset.autoencoder.factor if preset.autoencoder else 1
     side = preset.size // factor
     yield f"{preset.name}: pictures of {preset.size} x {preset.size}"
-    yield f"  diffuses  {'latents' if preset.autoencoder else 'pixels'} {preset.unet.in_channels} x {side} x {side}"
+    channels, kind = preset.unet.out_channels, "latents" if preset.autoencoder else "pixels"
+    more = preset.unet.in_channels - channels  # of the picture that is edited, and its mask
+    beside = f", and reads {more} more channels beside them" if more else ""
+    yield f"  diffuses  {kind} {channels} x {side} x {side}{beside}"
     yield f"  predicts  {preset.prediction}, schedule {preset.schedule.kind}, {preset.schedule.steps} steps"
     if preset.text:
         yield f"  reads     {preset.text.length} tokens of {preset.text.vocab:,}"

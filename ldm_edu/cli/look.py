@@ -1,9 +1,12 @@
 """What ``ldm-edu inspect`` says of a checkpoint: read from names and shapes alone, whatever its size."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ldm_edu.paths import checkpoints_dir
 
 if TYPE_CHECKING:
     from ldm_edu.checkpoint.mapped import WeightFile
@@ -42,6 +45,39 @@ def look(name: str, weights: "Weights | None" = None) -> tuple[list[str], bool]:
         return _with_two_copies(path)
     except CheckpointError as error:
         return [*_foreign(file), "", f"cannot be loaded: {error}"], False
+
+
+def find_classifier(name: str) -> Path | None:
+    """The folder of a classifier, which draws nothing and is no checkpoint of a model; None where it is no such."""
+    folders = (Path(name), checkpoints_dir() / name)
+    return next((folder for folder in folders if _is_of_classifier(folder)), None)
+
+
+def look_at_classifier(folder: Path) -> list[str]:
+    """What a classifier tells apart, and how large it is, as lines.
+
+    Raises
+    ------
+    CheckpointError
+        if it is damaged.
+    """
+    from ldm_edu.classifiers import load_classifier
+
+    trained = load_classifier(folder)
+    count = sum(parameter.numel() for parameter in trained.model.parameters())
+    return [
+        f"{folder}: a classifier of {len(trained.concepts):,} concepts and {len(trained.styles)} styles, which judges "
+        "pictures and draws none",
+        f"{count:,} parameters; trained on: {trained.trained_on or 'it does not say'}",
+    ]
+
+
+def _is_of_classifier(folder: Path) -> bool:
+    try:
+        values = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and values.get("kind") == "classifier"
 
 
 def _with_two_copies(path: Path) -> tuple[list[str], bool]:

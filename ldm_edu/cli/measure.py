@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ldm_edu.cli.generate import BATCH, Sampler, load
+from ldm_edu.cli.album import check_suffix
+from ldm_edu.cli.generate import BATCH, MAX_SEED, Sampler, load
 from ldm_edu.cli.inspect import find_preset
+from ldm_edu.files import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,20 +21,33 @@ if TYPE_CHECKING:
     from ldm_edu.latent_diffusion import LatentDiffusion
 
 Part = Literal["all", "step", "picture", "training"]
-Out = Annotated[Path | None, typer.Option(help="Where the numbers go as well, a .json.")]
+
+
+def _writable(path: Path | None) -> Path | None:
+    if path is not None:
+        check_writable(path)  # found out now, not after hours of measuring
+    return path
+
+
+Out = Annotated[Path | None, typer.Option(callback=_writable, help="Where the numbers go as well, a .json.")]
 
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A shipped checkpoint, or the folder of an emoji or shapes model.")],
-    judge: Annotated[str, typer.Option(help="The classifier that judges an emoji model.")] = "judge",
+    judge: Annotated[
+        str | None, typer.Option(help="The classifier that judges an emoji model; left out: judge.")
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="Pictures drawn for each split.")] = 500,
     steps: Annotated[int, typer.Option(min=1, help="Steps from noise to picture.")] = 20,
     guidance: Annotated[float, typer.Option(help="1 is no guidance.")] = 5.0,
     sampler: Annotated[Sampler, typer.Option(help="The solver.")] = "dpmpp_2m",
-    seed: Annotated[int, typer.Option(min=0, help="Of the captions and the first picture.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the captions and the first picture.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; left out: a GPU where there is one.")] = None,
     out: Out = None,
-    sheet: Annotated[Path | None, typer.Option(help="Where the nearest training pictures go, a .png.")] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(callback=_writable, help="Where the nearest training pictures of an emoji model go, a .png."),
+    ] = None,
 ) -> None:
     """Measure a model on the fixed splits, beside real pictures and chance; print tables."""
     from ldm_edu.classifiers import load_classifier
@@ -42,7 +57,14 @@ def evaluate(
     from ldm_edu.samplers import SAMPLERS
 
     began = time.perf_counter()
+    if sheet is not None:
+        check_suffix(sheet, ".png")
     pipeline = load(model, device)
+    for option, value in {"judge": judge, "sheet": sheet}.items():
+        if value is not None and pipeline.preset.name != "emoji":
+            raise ValueError(
+                f"--{option} is for emoji models, and {model!r} is a {pipeline.preset.name} model: leave it out"
+            )
     draw = _drawer(pipeline, steps=steps, guidance=guidance, sampler=SAMPLERS[sampler])
     restore = _restorer(pipeline)
     size, factor = pipeline.preset.size, pipeline.preset.autoencoder.factor if pipeline.preset.autoencoder else 1
@@ -50,7 +72,7 @@ def evaluate(
         sections = evaluate_shapes(draw, restore, count=count, size=size, seed=seed)
     elif pipeline.preset.name == "emoji":
         sections, neighbours = evaluate_emoji(
-            draw, restore, load_classifier(judge), factor=factor, count=count, seed=seed
+            draw, restore, load_classifier(judge or "judge"), factor=factor, count=count, seed=seed
         )
         if sheet is not None:
             save_png(sheet, neighbours)

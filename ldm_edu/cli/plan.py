@@ -7,7 +7,9 @@ import typer
 
 def plan(
     preset: Annotated[str, typer.Option(help="toy, shapes, emoji or sd15.")] = "sd15",
-    gpus: Annotated[list[int] | None, typer.Option(help="How many; again for more rows. Left out: 1 to 256.")] = None,
+    gpus: Annotated[
+        list[int] | None, typer.Option(min=1, help="How many; again for more rows. Left out: 1 to 256.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 2048,
     utilisation: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share of the GPU's peak reached.")] = 0.25,
     pictures: Annotated[int, typer.Option(min=1, help="In the data set.")] = 600_000_000,

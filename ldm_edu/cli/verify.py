@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from ldm_edu.cli.measure import report
+from ldm_edu.cli.measure import Out, report
 from ldm_edu.config import PRESETS
 
 
 def verify(
     preset: Annotated[str, typer.Argument(help="sd15, or a smaller one that has a text encoder: toy takes seconds.")],
-    size: Annotated[int | None, typer.Option(help="Side of the picture; left out: 256, or the preset's own.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the numbers go as well, a .json.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the picture; left out: 256, or the preset's own.")
+    ] = None,
+    out: Out = None,
 ) -> None:
     """Draw the same picture with diffusers' pipeline and with this one, on random weights, and compare.
 

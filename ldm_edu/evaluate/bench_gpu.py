@@ -17,6 +17,7 @@ from torch import Tensor
 from ldm_edu.config import Preset
 from ldm_edu.evaluate.bench import AGREE, StepInput, diffusers_unet, time_in_turn, training_step
 from ldm_edu.evaluate.bench_step import (
+    check_step,
     difference,
     growth,
     guided_step,
@@ -57,10 +58,12 @@ def bench_gpu(
     Raises
     ------
     ValueError
-        if there is no such device, `diffusers` is not installed, or outputs differ.
+        if there is no such device, the size or the preset does not fit, `diffusers` is not installed, or outputs
+        differ.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("PyTorch finds no GPU here; ldm-edu bench step and sizes measure a CPU")
+    check_step(preset, size)
     roof = matmul_roof(device, matrix, rounds)
     if part in ("all", "step"):
         yield bench_step(preset, roof, size=size, rounds=rounds, device=device)

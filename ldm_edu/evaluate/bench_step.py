@@ -39,8 +39,10 @@ def bench_step(preset: Preset, *, size: int, rounds: int, seed: int = 0) -> Sect
     Raises
     ------
     ValueError
-        if `diffusers` is not installed, the preset has no counterpart there, or the outputs differ.
+        if the preset does not draw from prompts alone, or not at that size; if `diffusers` is not installed, the preset
+        has no counterpart there, or the outputs differ.
     """
+    check_step(preset, size)
     torch.manual_seed(seed)
     x, contexts = step_inputs(preset, size, seed)
     plain = diffusers_unet(preset.unet).eval()
@@ -87,7 +89,14 @@ def bench_sizes(preset: Preset, *, sizes: tuple[int, int], rounds: int, seed: in
     """Our guided step at two sizes, and what the growth of its arithmetic alone would cost.
 
     In bfloat16, or in float32 on a processor that only imitates bfloat16.
+
+    Raises
+    ------
+    ValueError
+        if the preset does not draw from prompts alone, or not at those sizes.
     """
+    for size in sizes:
+        check_step(preset, size)
     torch.manual_seed(seed)
     dtype = torch.bfloat16 if quick_bfloat16() else torch.float32
     unet = UNet(preset.unet).eval().to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -122,8 +131,41 @@ def growth(
     )
 
 
+def check_step(preset: Preset, size: int) -> None:
+    """Whether a step from noise and a context alone is one of this preset, at ``size`` pixels.
+
+    Raises
+    ------
+    ValueError
+        if its U-Net reads a picture beside the latents, or the size is no multiple of what both networks halve it to.
+    """
+    beside = preset.unet.in_channels - preset.unet.out_channels
+    if beside:
+        raise ValueError(
+            f"{preset.name} reads {beside} channels of a given picture beside the latents, and none is given here; "
+            "take a preset that draws from prompts alone, such as sd15"
+        )
+    _check_size(preset, size)
+
+
+def _check_size(preset: Preset, size: int) -> None:
+    multiple = preset.unet.factor * (preset.autoencoder.factor if preset.autoencoder else 1)
+    if size < 1 or size % multiple:
+        below = max(multiple, size // multiple * multiple)
+        raise ValueError(
+            f"a side of {size} pixels does not fit: {preset.name} draws multiples of {multiple}, such as {below}"
+        )
+
+
 def step_inputs(preset: Preset, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Noise (1, C, h, w) for a picture of ``size`` pixels, and two contexts (2, L, D), the blank one first."""
+    """Noise (1, C, h, w) for a picture of ``size`` pixels, and two contexts (2, L, D), the blank one first.
+
+    Raises
+    ------
+    ValueError
+        if the size is not a multiple of what both networks halve it to.
+    """
+    _check_size(preset, size)
     factor, length = preset.autoencoder.factor if preset.autoencoder else 1, preset.text.length if preset.text else 1
     rng = torch.Generator().manual_seed(seed)
     x = initial_noise([seed], (preset.unet.in_channels, size // factor, size // factor))

@@ -19,6 +19,7 @@ from ldm_edu.checkpoint.layouts import open_checkpoint
 from ldm_edu.checkpoint.mapped import open_weights
 from ldm_edu.config import Preset
 from ldm_edu.convert import convert_checkpoint
+from ldm_edu.evaluate.bench_step import check_step
 from ldm_edu.evaluate.record import Figure, Section
 from ldm_edu.guidance import cfg
 from ldm_edu.latent_diffusion import LatentDiffusion
@@ -57,8 +58,10 @@ def verify(
     Raises
     ------
     ValueError
-        if diffusers or transformers is not installed.
+        if the preset does not draw from prompts alone, or not at that size; if diffusers or transformers is not
+        installed.
     """
+    check_step(preset, size)
     theirs, one, back = folder / "theirs", folder / "one.safetensors", folder / "back"
     say(f"diffusers writes {preset.name} with random weights")
     write_reference(preset, theirs)

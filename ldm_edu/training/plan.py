@@ -153,7 +153,14 @@ def resident(preset: Preset, way: Way, machine: Machine) -> float:
 
 
 def exchange(preset: Preset, gpus: int, way: Way, machine: Machine) -> float:
-    """Seconds in which all GPUs have one another's gradients, and with FSDP the weights twice; as rings need them."""
+    """Seconds in which all GPUs have one another's gradients, and with FSDP the weights twice; as rings need them.
+
+    Raises
+    ------
+    ValueError
+        if there is no GPU.
+    """
+    _refuse_no_gpu(gpus)
     count, nodes = parameters(preset), -(-gpus // machine.per_node)
     inside = min(gpus, machine.per_node)
     across = 2 * (nodes - 1) / nodes * GRADIENT * count / machine.fabric
@@ -169,8 +176,9 @@ def step(preset: Preset, size: int, batch: int, gpus: int, way: Way, machine: Ma
     Raises
     ------
     ValueError
-        if the batch cannot be shared evenly.
+        if there is no GPU, or the batch cannot be shared evenly.
     """
+    _refuse_no_gpu(gpus)
     if batch % gpus:
         raise ValueError(f"a batch of {batch} cannot be shared by {gpus} GPUs; give a number that divides it")
     own, each = batch // gpus, counts(preset, size)
@@ -182,8 +190,20 @@ def step(preset: Preset, size: int, batch: int, gpus: int, way: Way, machine: Ma
 
 
 def failures(preset: Preset, gpus: int, machine: Machine) -> Failures:
-    """Saving as often as costs least: every sqrt(2 saving between) seconds (Young 1974)."""
+    """Saving as often as costs least: every sqrt(2 saving between) seconds (Young 1974).
+
+    Raises
+    ------
+    ValueError
+        if there is no GPU.
+    """
+    _refuse_no_gpu(gpus)
     between = machine.hours_between_failures * 3600 / gpus
     saving = parameters(preset) * sum(STATE.values()) / machine.disk
     every = math.sqrt(2 * saving * between)
     return Failures(between, saving, every, saving / every + (every / 2 + machine.restart) / between)
+
+
+def _refuse_no_gpu(gpus: int) -> None:
+    if gpus < 1:
+        raise ValueError(f"gpus={gpus} trains nothing; give at least 1")

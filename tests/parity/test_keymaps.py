@@ -14,7 +14,6 @@ from ldm_edu.checkpoint.keymaps import (
     autoencoder_pairs,
     clip_pairs,
     convert,
-    select,
     text_pairs,
     unet_pairs,
     vision_pairs,
@@ -282,9 +281,3 @@ def test_missing_and_unknown_tensors_are_refused() -> None:
 def test_what_is_no_1x1_convolution_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(CheckpointError, match=r"their\.b has shape .* 1x1 convolution"):
         convert(tensors() | {"their.b": torch.zeros(shape)}, PAIRS)
-
-
-def test_select_takes_one_network_and_drops_the_position_numbers() -> None:
-    file = {"unet.a": torch.zeros(1), "text.b": torch.zeros(2), "text.embeddings.position_ids": torch.arange(3)}
-    assert select(file, "text.").keys() == {"b"}
-    assert select(file).keys() == {"unet.a", "text.b"}
