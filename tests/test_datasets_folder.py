@@ -32,6 +32,25 @@ def test_captions_in_metadata(tmp_path: Path) -> None:
     assert list(read_pictures(tmp_path).captions) == ["first", "second"]
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path: Path, listed: bool) -> None:
+    text = '{"file_name": "a.png", "text": "a red field"}' if listed else "a red field"
+    picture(tmp_path / "a.png")
+    (tmp_path / ("metadata.jsonl" if listed else "a.txt")).write_text(text, encoding="utf-8-sig")
+    assert list(read_pictures(tmp_path).captions) == ["a red field"]
+
+
+def test_hidden_files_are_left_out(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png").with_suffix(".txt").write_text("a red field")
+    (tmp_path / "._a.png").write_bytes(b"what macOS puts beside a picture")
+    picture(tmp_path / ".thumbnails" / "a.png")
+    (tmp_path / ".thumbnails" / "metadata.jsonl").write_text("nothing")
+    assert [Path(name).name for name in read_pictures(tmp_path).names] == ["a.png"]
+    (tmp_path / ".hidden").mkdir()
+    picture(tmp_path / ".hidden" / "seen" / "b.png").with_suffix(".txt").write_text("a blue field")
+    assert list(read_pictures(tmp_path / ".hidden" / "seen").captions) == ["a blue field"]  # asked for by its name
+
+
 def test_what_datasets_saved(tmp_path: Path) -> None:
     import datasets
 

@@ -109,7 +109,23 @@ def test_a_state_of_another_preset_is_refused(tmp_path: Path) -> None:
     list(train(toy_task(), steps=1, seed=1, folder=tmp_path))
     other = toy_task()
     other.modules = {"unet": nn.Linear(2, 2)}
-    with pytest.raises(ValueError, match="another task or preset"):
+    with pytest.raises(ValueError, match="another task or preset") as refused:
+        load_state(other, tmp_path)
+    assert "(it has no unet/weight)" in str(refused.value) and len(str(refused.value)) < 300  # the first of many
+
+
+def test_a_state_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
+    saved, other = toy_task(), toy_task()
+    list(train(saved, steps=1, seed=1, folder=tmp_path))
+    other.ema.model.conv_in = nn.Conv2d(4, 8, 3)  # type: ignore[union-attr]
+    before = weights(other)
+    with pytest.raises(
+        ValueError, match=r"\(ema/model\.conv_in\.weight has shape \(32, 4, 3, 3\), not \(8, 4, 3, 3\)\)"
+    ):
+        load_state(other, tmp_path)
+    assert_equal(weights(other), before)
+    other.ema.model.conv_in = None  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"\(ema/model\.conv_in\.\w+ is unknown\)"):
         load_state(other, tmp_path)
 
 
@@ -125,9 +141,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tmp_pa
         def step(self, step: int, progress: float, rng: torch.Generator) -> dict[str, float]:
             return {"loss": float("nan")}
 
-    with pytest.raises(ValueError, match="nan or infinite at step 3"):
+    advice = "start anew in another --out with a lower --lr"
+    with pytest.raises(ValueError, match=f"loss became nan .* at step 3, and the last saved step is 2; {advice}"):
         list(train(Broken(), steps=4, seed=1, folder=tmp_path))
     assert (tmp_path / "state.safetensors").read_bytes() == before
+    with pytest.raises(ValueError, match=f"at step 1, and no step was saved; {advice}"):
+        list(train(Broken(), steps=4, seed=1))
+
+
+def test_a_state_beyond_the_last_step_is_refused(tmp_path: Path) -> None:
+    list(train(toy_task(), steps=2, seed=1, folder=tmp_path))
+    assert list(train(toy_task(), steps=2, seed=1, folder=tmp_path)) == []
+    with pytest.raises(ValueError, match="has done 2 steps already; give --steps above 2, or another --out"):
+        list(train(toy_task(), steps=1, seed=1, folder=tmp_path))
 
 
 @pytest.mark.slow

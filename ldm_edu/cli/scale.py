@@ -2,8 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,9 +13,11 @@ import typer
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from ldm_edu.training.loop import Record
     from ldm_edu.training.recipes import UNetRecipe
 
 SHOWN = 8  # pictures on a sample sheet
+STOPPED = 130  # the exit status of a program that CTRL-C has ended
 
 Way = Literal["ddp", "fsdp"]
 Precision = Literal["bf16", "fp32"]
@@ -45,6 +47,7 @@ def train_on_data(
 
     from ldm_edu.nn.precision import quick_bfloat16
     from ldm_edu.training import runs
+    from ldm_edu.training.guard import refuse_another_model
     from ldm_edu.training.loop import train as records
     from ldm_edu.training.parts import load_parts
     from ldm_edu.training.scale import Share
@@ -53,13 +56,14 @@ def train_on_data(
     from ldm_edu.training.sheets import drawn, save_sheet
 
     chosen = runs.preset_named(preset)
+    refuse_another_model(folder, chosen, but=("size",))
     if options.parts is None and not (folder / "config.json").is_file():
         raise ValueError(
             f"{folder} holds no autoencoder and no text encoder: name a checkpoint that does with --parts, or train "
             f"them first (ldm-edu train vae --preset {preset} --out {folder}, then clip)"
         )
     state = folder / "training" / "unet"
-    with _processes(state, wandb=options.wandb) as accelerator:
+    with _processes(state, wandb=options.wandb) as accelerator, _only_one(accelerator, state):
         here: torch.device = accelerator.device
         share = Share(
             recipe.batch,
@@ -72,7 +76,7 @@ def train_on_data(
         parts = load_parts(options.parts or folder, chosen, here)
         with _bar(accelerator, "caching", "picture") as show:
             where = options.cache or folder / "cache"
-            cache = cached(options.data, where, parts, share, size=size, progress=show)
+            cache = cached(options.data, where, parts, share, size=size, progress=show, tell=say)
         for network in (parts.autoencoder, parts.text):
             network.to("cpu")  # only the export needs them from here on
         how = How(share, options.way, options.recompute)
@@ -81,10 +85,9 @@ def train_on_data(
             parts, recipe, cache, folder, state, how, size=size, precision=precision, start=start, device=here
         )
         _track(accelerator, dataclasses.asdict(recipe) | {"preset": preset, "size": size}, state, wandb=options.wandb)
-        with _bar(accelerator, f"unet {preset}", "step") as show:
-            for record in records(
-                run.task, steps=run.steps, seed=run.seed, folder=state, save_every=save_every, store=SHARDS
-            ):
+        steps = records(run.task, steps=run.steps, seed=run.seed, folder=state, save_every=save_every, store=SHARDS)
+        with interruptible(steps, folder), _bar(accelerator, f"unet {preset}", "step") as show:
+            for record in steps:
                 speed = {"pictures_per_second": recipe.batch / record.seconds}
                 accelerator.log(record.values | speed, step=record.step)
                 show(record.step, run.steps, f"loss {record.values['loss']:.4g}")
@@ -95,7 +98,35 @@ def train_on_data(
                         save_sheet(state / f"sheet-{record.step:06}.png", *pictures)
         run.export()
         if accelerator.is_main_process:
-            typer.echo(f"{folder}: unet after {run.steps} steps", err=True)
+            say(f"{folder}: unet after {run.steps} steps")
+
+
+def say(sentence: str) -> None:
+    """Tell the person who waits; results go to files, so this goes to the standard error."""
+    typer.echo(sentence, err=True)
+
+
+@contextmanager
+def interruptible(steps: "Generator[Record, None, None]", folder: Path) -> Iterator[None]:
+    """At CTRL-C the training is saved, a sentence says so, and the command ends with status 130, as programs do then.
+
+    Several processes save nothing at CTRL-C, and end as if they were killed.
+    """
+    from ldm_edu.training.interrupt import Interrupted, reaching
+
+    try:
+        with reaching(steps):
+            yield
+    except Interrupted as stop:
+        say(f"{folder}: stopped after step {stop.step}; the same command goes on from there")
+        raise typer.Exit(STOPPED) from None
+
+
+def _only_one(accelerator: "Accelerator", state: Path) -> AbstractContextManager[None]:
+    """The main process keeps other trainings out of the folder of the run, for all of its processes."""
+    from ldm_edu.training.guard import writing
+
+    return writing(state) if accelerator.is_main_process else nullcontext()
 
 
 @contextmanager

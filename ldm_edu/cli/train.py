@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from ldm_edu.cli.scale import Precision, Scaled, Way, train_on_data
+from ldm_edu.cli.scale import Precision, Scaled, Way, interruptible, say, train_on_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,13 +32,15 @@ def train(
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures a step; left out: the recipe's.")] = None,
     lr: Annotated[float | None, typer.Option(min=0.0, help="Learning rate; left out: the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Left out: the recipe's.")] = None,
-    start: Annotated[Path | None, typer.Option(help="unet: train the weights of this checkpoint folder on.")] = None,
-    perceptual: Annotated[str, typer.Option(help="The classifier in the autoencoder's loss.")] = "perceptual",
+    start: Annotated[Path | None, typer.Option(help="unet: begin with the weights of this checkpoint folder.")] = None,
+    perceptual: Annotated[
+        str | None, typer.Option(help="vae, decoder: the classifier in the loss; left out: the shipped one.")
+    ] = None,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between saved states.")] = 250,
     sheet_every: Annotated[int, typer.Option(min=0, help="Steps between sample sheets; 0: none.")] = 1000,
     data: Annotated[
         str | None,
-        typer.Option(help="unet: own pictures, a folder or a data set of `datasets`; options below are its."),
+        typer.Option(help="unet: own pictures, a folder or a data set of `datasets`; options below need it."),
     ] = None,
     parts: Annotated[
         str | None, typer.Option(help="Whose autoencoder and text encoder: a checkpoint, SD 1.x too. Left out: OUT.")
@@ -58,43 +60,64 @@ def train(
     """Train one network; kill it and start it again as you like, it goes on from its last saved state.
 
     The state, TensorBoard's log and the sample sheets are in OUT/training/NETWORK; the trained part lands in OUT.
-    With --data the same command runs on one CPU, one GPU, or under `torchrun` and `accelerate launch` on many.
+    With --data the same command runs on one CPU, one GPU, or under `torchrun` and `accelerate launch` on many;
+    --parts and the options after it need --data. CTRL-C saves the last step. A run is resumed with the settings that it
+    began with, --steps may be higher; another model in OUT is never replaced.
     """
     folder = out or Path("runs") / preset
+    if perceptual is not None and network not in ("vae", "decoder"):
+        raise ValueError(f"--perceptual is for vae and decoder, not for {network}; leave it out")
+    changes = {"steps": steps, "batch": batch, "lr": lr, "seed": seed}
     if data is not None:
         if network != "unet":
             raise ValueError(f"--data is for the unet, not for {network}; leave it out")
         options = Scaled(data, parts, cache, size, micro, parallel, precision, recompute, wandb, sheet_every)
-        recipe = _unet_recipe(preset, steps=steps, batch=batch, lr=lr, seed=seed)
-        train_on_data(preset, recipe, folder, options, start=start, save_every=save_every)
+        train_on_data(preset, _unet_recipe(preset, **changes), folder, options, start=start, save_every=save_every)
         return
+    only_with_data = {"parts": parts, "cache": cache, "size": size, "micro": micro, "precision": precision}
+    _refuse_without_data(only_with_data | {"parallel": parallel != "ddp", "recompute": recompute, "wandb": wandb})
     import torch
+
+    from ldm_edu.training.guard import refuse_other_kind
+
+    refuse_other_kind(folder / "training" / network, with_data=False)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    run = _run(network, preset, folder, device, perceptual=perceptual or "perceptual", start=start, **changes)
+    _train(run, network, preset, folder, save_every=save_every, sheet_every=sheet_every)
+
+
+def _refuse_without_data(options: "Mapping[str, object]") -> None:
+    """Options that only a training on own pictures reads must not be given without them."""
+    for name, value in options.items():
+        if value not in (None, False):
+            raise ValueError(f"--{name} needs --data, without which it does nothing; give --data too, or leave it out")
+
+
+def _train(run: "Run", network: Network, preset: str, folder: Path, *, save_every: int, sheet_every: int) -> None:
+    """Train to the end, or to CTRL-C, and write what was learned into the checkpoint ``folder``."""
     from tqdm import tqdm
 
+    from ldm_edu.training.guard import same_settings, writing
     from ldm_edu.training.loop import train as records
-    from ldm_edu.training.sharded import whole_states
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     state = folder / "training" / network
-    if whole_states(state):
-        raise ValueError(f"{state} holds a run with --data; give another --out, or remove that folder to start anew")
-    given = {"steps": steps, "batch": batch, "lr": lr, "seed": seed}
-    run = _run(network, preset, folder, device, perceptual=perceptual, start=start, **given)
-    log = _log(state)
-    bar = tqdm(total=run.steps, unit="step", desc=f"{network} {preset}", dynamic_ncols=True)
-    means: dict[str, float] = {}
-    for record in records(run.task, steps=run.steps, seed=run.seed, folder=state, save_every=save_every):
-        bar.update(record.step - bar.n)
-        for name, value in record.values.items():
-            means[name] = 0.95 * means.get(name, value) + 0.05 * value
-            log(name, value, record.step)
-        bar.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in means.items()), refresh=False)
-        if network in ("vae", "decoder", "unet") and sheet_every and record.step % sheet_every == 0:
-            run.export()
-            _sheet(network, folder, state / f"sheet-{record.step:06}.png")
-    bar.close()
-    run.export()
-    typer.echo(f"{folder}: {network} after {run.steps} steps", err=True)
+    with writing(state):
+        same_settings(state, run.settings)
+        log, means = _log(state), dict[str, float]()
+        steps = records(run.task, steps=run.steps, seed=run.seed, folder=state, save_every=save_every)
+        bar = tqdm(total=run.steps, unit="step", desc=f"{network} {preset}", dynamic_ncols=True)
+        with interruptible(steps, folder), bar:
+            for record in steps:
+                bar.update(record.step - bar.n)
+                for name, value in record.values.items():
+                    means[name] = 0.95 * means.get(name, value) + 0.05 * value
+                    log(name, value, record.step)
+                bar.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in means.items()), refresh=False)
+                if network in ("vae", "decoder", "unet") and sheet_every and record.step % sheet_every == 0:
+                    run.export()
+                    _sheet(network, folder, state / f"sheet-{record.step:06}.png")
+        run.export()
+        say(f"{folder}: {network} after {run.steps} steps")
 
 
 def _run(

@@ -2,13 +2,13 @@
 
 A folder follows the convention of `datasets`' imagefolder: pictures in any depth, their captions in ``metadata.jsonl``
 (one ``{"file_name": "a.png", "text": "a red apple"}`` a line) or in a text file beside each picture, ``a.txt``. Nothing
-is decoded until it is asked for.
+is decoded until it is asked for. Hidden files, whose names or folders' names begin with a dot, are left out.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+TEXT = "utf-8-sig"  # UTF-8, with the byte order mark that Windows' editors begin it with, or without
 CAPTIONS = ("text", "caption")  # columns of captions, the first that there is
 WHITE = (255, 255, 255)
 _WITH_EXIF = ("JPEG", "WEBP", "TIFF")  # a PNG would have to be decoded to its end
@@ -95,7 +96,7 @@ def read_pictures(source: str | Path) -> CaptionedPictures:
 
 
 def _from_folder(folder: Path) -> CaptionedPictures:
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = sorted(path for path in _seen(folder, "*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not files:
         raise ValueError(f"{folder} holds no picture ({', '.join(SUFFIXES)}); check the path")
     listed = _listed_captions(folder)
@@ -117,10 +118,17 @@ def _from_folder(folder: Path) -> CaptionedPictures:
     )
 
 
+def _seen(folder: Path, pattern: str) -> Iterator[Path]:
+    """The files in any depth that fit, but for hidden ones: macOS puts a ``._a.png`` beside a picture ``a.png``."""
+    for path in folder.rglob(pattern):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
 def _listed_captions(folder: Path) -> dict[Path, str]:
     found: dict[Path, str] = {}
-    for table in sorted(folder.rglob("metadata.jsonl")):
-        for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), 1):
+    for table in sorted(_seen(folder, "metadata.jsonl")):
+        for number, line in enumerate(table.read_text(encoding=TEXT).splitlines(), 1):
             if not line.strip():
                 continue
             try:
@@ -137,7 +145,7 @@ def _listed_captions(folder: Path) -> dict[Path, str]:
 def _beside(picture: Path) -> str | None:
     text = picture.with_suffix(".txt")
     try:
-        return text.read_text(encoding="utf-8").strip() if text.is_file() else None
+        return text.read_text(encoding=TEXT).strip() if text.is_file() else None
     except UnicodeDecodeError as error:
         raise ValueError(f"{text} is not a text in UTF-8 ({error}); save it anew as one") from error
 

@@ -18,6 +18,7 @@ from ldm_edu.checkpoint.io import load_into, load_tensors, save_tensors
 from ldm_edu.config import EMOJI, AutoencoderConfig
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.paths import checkpoints_dir
+from ldm_edu.training.guard import writing
 from ldm_edu.training.loop import Record, train
 from ldm_edu.training.recipes import AutoencoderRecipe
 from ldm_edu.training.sources import pictures
@@ -101,10 +102,13 @@ def main() -> None:
         began, task = time.monotonic(), compress_task(factor)
         last: Record | None = None
         state = options.out / f"state-f{factor}"
-        for last in train(task, steps=options.steps, seed=RECIPE.seed, folder=state, save_every=40):
-            if last.step % 40 == 0:
-                print(f"f = {factor}, step {last.step} of {options.steps}: {last.values['psnr']:.1f} dB", flush=True)
-        save_tensors(options.out, f"f{factor}", task.ema.model.state_dict())
+        with writing(state):
+            for last in train(task, steps=options.steps, seed=RECIPE.seed, folder=state, save_every=40):
+                if last.step % 40 == 0:
+                    print(
+                        f"f = {factor}, step {last.step} of {options.steps}: {last.values['psnr']:.1f} dB", flush=True
+                    )
+            save_tensors(options.out, f"f{factor}", task.ema.model.state_dict())
         print(f"f = {factor}: {options.out}, {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
 
 

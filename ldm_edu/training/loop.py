@@ -6,7 +6,7 @@ resumed run repeats the unbroken one bit for bit (on the same machine with the s
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ldm_edu.files import atomic_write
+from ldm_edu.training.interrupt import Interrupted, alone, held_back
+
+STATE = "state.safetensors"  # in the folder of a run, as `save_state` writes it
 
 
 class Task(Protocol):
@@ -60,7 +63,7 @@ def train(
     folder: Path | None = None,
     save_every: int = 500,
     store: "Store | None" = None,
-) -> Iterator[Record]:
+) -> Generator[Record, None, None]:
     """Train ``task`` up to ``steps`` steps in all, resuming from ``folder`` where it holds a state.
 
     The state is saved every ``save_every`` steps and at the end, beside the old one and then renamed over it: a run
@@ -70,24 +73,44 @@ def train(
     Raises
     ------
     ValueError
-        if a loss is not finite, naming the step; the last saved state is untouched.
+        if the state in ``folder`` is beyond ``steps``; or if a loss is not finite, naming the step and the last that
+        was saved, which is untouched.
+    Interrupted
+        at CTRL-C, when the last whole step has been saved; `reaching` brings one here that meets the caller.
     SaveError
         if the state cannot be written.
     """
     store = store or Store(save_state, load_state)
-    start = store.load(task, folder) if folder else 0
-    for step in range(start, steps):
-        began = time.perf_counter()
-        values = task.step(step, step / steps, rng_for(seed, step))
-        broken = [name for name, value in values.items() if not abs(value) < float("inf")]
-        if broken:
-            raise ValueError(
-                f"{', '.join(broken)} became nan or infinite at step {step + 1}; lower the learning rate and resume"
-                f" from the state saved in {folder}"
-            )
-        if folder and ((step + 1) % save_every == 0 or step + 1 == steps):
-            store.save(task, folder, step + 1)
-        yield Record(step + 1, values, time.perf_counter() - began)
+    saved = store.load(task, folder) if folder else 0
+    if saved > steps:
+        raise ValueError(f"{folder} has done {saved} steps already; give --steps above {saved}, or another --out")
+    for step in range(saved, steps):
+        with held_back() as let_it_come:
+            began = time.perf_counter()
+            values = task.step(step, step / steps, rng_for(seed, step))
+            _refuse_infinite(values, step + 1, saved)
+            if folder and ((step + 1) % save_every == 0 or step + 1 == steps):
+                store.save(task, folder, step + 1)
+                saved = step + 1
+        try:
+            yield Record(step + 1, values, time.perf_counter() - began)
+            let_it_come()
+        except KeyboardInterrupt:
+            if folder is None or not alone():
+                raise
+            if saved <= step:
+                store.save(task, folder, step + 1)
+            raise Interrupted(step + 1) from None
+
+
+def _refuse_infinite(values: dict[str, float], step: int, saved: int) -> None:
+    """A resumed run would see the same batches again, and break again: only another run can help."""
+    if broken := [name for name, value in values.items() if not abs(value) < float("inf")]:
+        last = f"the last saved step is {saved}" if saved else "no step was saved"
+        raise ValueError(
+            f"{', '.join(broken)} became nan or infinite at step {step}, and {last}; start anew in another --out with "
+            "a lower --lr"
+        )
 
 
 def trapezoid(progress: float, step: int, warmup: int = 60, decay: float = 0.25) -> float:
@@ -109,7 +132,7 @@ def save_state(task: Task, folder: Path, step: int) -> None:
             tensors |= {f"optimizer/{name}/{index}/{key}": value.contiguous() for key, value in moments.items()}
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(
-        folder / "state.safetensors",
+        folder / STATE,
         lambda path: safetensors.torch.save_file(tensors, path, metadata={"step": str(step)}),
     )
 
@@ -120,28 +143,46 @@ def load_state(task: Task, folder: Path) -> int:
     Raises
     ------
     ValueError
-        if the file is damaged or belongs to another task, naming the remedy.
+        if the file is damaged or belongs to another task, naming the remedy; the task is as it was then.
     """
-    path = folder / "state.safetensors"
+    path = folder / STATE
     if not path.exists():
         return 0
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             step = int(file.metadata()["step"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        parts = {name: _below(f"module/{name}/", tensors) for name in task.modules}
         for name, module in task.modules.items():
-            prefix = f"module/{name}/"
-            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    except (safetensors.SafetensorError, KeyError, TypeError, RuntimeError) as error:
+            _check_fit(name, module, parts[name])
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is damaged or was saved by another task or preset ({error}); give another --out folder, or remove "
             "that file to start anew"
         ) from error
+    for name, module in task.modules.items():
+        module.load_state_dict(parts[name])
     for name, optimizer in task.optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            kind, owner, *rest = key.split("/")
-            if kind == "optimizer" and owner == name:
-                state.setdefault(int(rest[0]), {})[rest[1]] = value
+        for key, value in _below(f"optimizer/{name}/", tensors).items():
+            index, moment = key.split("/")
+            state.setdefault(int(index), {})[moment] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _check_fit(name: str, module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Whether ``tensors`` are those of a module; only the first that is not is named, not some hundred."""
+    wanted = module.state_dict()
+    for key, value in wanted.items():
+        if key not in tensors:
+            raise ValueError(f"it has no {name}/{key}")
+        if tensors[key].shape != value.shape:
+            raise ValueError(f"{name}/{key} has shape {tuple(tensors[key].shape)}, not {tuple(value.shape)}")
+    if unknown := next((key for key in tensors if key not in wanted), None):
+        raise ValueError(f"{name}/{unknown} is unknown")

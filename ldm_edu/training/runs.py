@@ -6,8 +6,9 @@ the U-Net, which reads both. Each run's own state, by which it resumes, lies in 
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +24,14 @@ from ldm_edu.models.classifier import Classifier
 from ldm_edu.models.clip import CLIP, TextEncoder
 from ldm_edu.schedule import make_schedule
 from ldm_edu.training import sources
+from ldm_edu.training.cache import fingerprint
+from ldm_edu.training.guard import (
+    origin,
+    refuse_another_classifier,
+    refuse_another_model,
+    refuse_under_unet,
+    settings,
+)
 from ldm_edu.training.loop import Task
 from ldm_edu.training.parts import new_unet, same_model
 from ldm_edu.training.recipes import (
@@ -43,6 +52,7 @@ class Run:
     steps: int
     seed: int
     export: Callable[[], None]  # writes the trained part into the checkpoint folder
+    settings: dict[str, Any] = field(default_factory=dict)  # what decides its curve: see `same_settings`
 
 
 def autoencoder_run(
@@ -51,8 +61,15 @@ def autoencoder_run(
     """Train the autoencoder of a preset; its export starts the checkpoint ``folder`` and measures the latent scale.
 
     ``perceptual`` names the classifier whose features the perceptual loss compares; unused where its weight is 0.
+
+    Raises
+    ------
+    CheckpointError
+        if ``folder`` holds another model, or a U-Net that was trained on another autoencoder.
     """
     assert preset.autoencoder is not None, f"the preset {preset.name} has no autoencoder"
+    refuse_another_model(folder, preset)
+    refuse_under_unet(folder, "vae", "autoencoder")
     torch.manual_seed(recipe.seed)
     model = AutoencoderKL(preset.autoencoder).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     judge = load_classifier(perceptual).model.to(device) if recipe.perceptual else None
@@ -64,7 +81,8 @@ def autoencoder_run(
         config = dataclasses.replace(trained.config, scale=round(scale, 5), shift=round(shift, 5))
         save_checkpoint(folder, dataclasses.replace(preset, autoencoder=config), {"autoencoder": trained.state_dict()})
 
-    return Run(task, recipe.steps, recipe.seed, export)
+    told = settings(recipe, preset=preset.name, perceptual_network=fingerprint(judge) if judge else None)
+    return Run(task, recipe.steps, recipe.seed, export, told)
 
 
 def decoder_run(
@@ -75,21 +93,29 @@ def decoder_run(
     Raises
     ------
     CheckpointError
-        if there is no autoencoder in ``folder``.
+        if there is no autoencoder in ``folder``, or one of another preset.
     """
     torch.manual_seed(recipe.seed)
-    config = load_preset(folder).autoencoder
+    config = same_model(load_preset(folder), preset, folder).autoencoder
     assert config is not None, f"the preset {preset.name} has no autoencoder"
     model = AutoencoderKL(config)
     load_into(model, load_tensors(folder, "autoencoder"), f"the autoencoder of {folder}")
     model.float().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     judge = load_classifier(perceptual).model.to(device) if recipe.perceptual else None
     task = DecoderTask(model, sources.pictures(preset), recipe, perceptual=judge)
-    return Run(task, recipe.steps, recipe.seed, lambda: save_tensors(folder, "autoencoder", task.trained()))
+    told = settings(recipe, preset=preset.name, perceptual_network=fingerprint(judge) if judge else None)
+    return Run(task, recipe.steps, recipe.seed, lambda: save_tensors(folder, "autoencoder", task.trained()), told)
 
 
 def classifier_run(recipe: ClassifierRecipe, folder: Path, device: torch.device) -> Run:
-    """Train a classifier of emoji."""
+    """Train a classifier of emoji.
+
+    Raises
+    ------
+    CheckpointError
+        if ``folder`` holds another classifier, or a model.
+    """
+    refuse_another_classifier(folder, recipe.config)
     torch.manual_seed(recipe.seed)
     model = Classifier(recipe.config).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     task = ClassifierTask(model, sources.labelled_pictures(core=recipe.core, held_out=recipe.held_out), recipe)
@@ -99,12 +125,20 @@ def classifier_run(recipe: ClassifierRecipe, folder: Path, device: torch.device)
         trained: Classifier = task.ema.model  # type: ignore[assignment]
         save_classifier(folder, trained, emoji_labels(), STYLES, trained_on=seen)
 
-    return Run(task, recipe.steps, recipe.seed, export)
+    return Run(task, recipe.steps, recipe.seed, export, settings(recipe))
 
 
 def clip_run(preset: Preset, recipe: ClipRecipe, folder: Path, device: torch.device) -> Run:
-    """Train CLIP; its export adds both towers to the checkpoint ``folder``."""
+    """Train CLIP; its export adds both towers to the checkpoint ``folder``.
+
+    Raises
+    ------
+    CheckpointError
+        if ``folder`` holds another model, or a U-Net that was trained on another text encoder.
+    """
     assert preset.text and preset.vision and preset.embed_dim, f"the preset {preset.name} has no CLIP to train"
+    refuse_another_model(folder, preset)
+    refuse_under_unet(folder, "clip", "text encoder")
     torch.manual_seed(recipe.seed)
     model = CLIP(preset.text, preset.vision, preset.embed_dim).to(device)
     task = ClipTask(model, sources.caption_pairs(preset, partial=recipe.partial), recipe)
@@ -115,7 +149,7 @@ def clip_run(preset: Preset, recipe: ClipRecipe, folder: Path, device: torch.dev
         joint = {k: v for k, v in model.state_dict().items() if not k.startswith(("text.", "vision."))}
         save_tensors(folder, "clip", joint)
 
-    return Run(task, recipe.steps, recipe.seed, export)
+    return Run(task, recipe.steps, recipe.seed, export, settings(recipe, preset=preset.name))
 
 
 def unet_run(
@@ -141,6 +175,7 @@ def unet_run(
     if start is not None:
         load_into(model, load_tensors(start, "unet"), f"the U-Net of {start}")
         model.float().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    told = settings(recipe, preset=preset.name, start=origin(start, folder, model))
 
     autoencoder = AutoencoderKL(preset.autoencoder)
     load_into(autoencoder, load_tensors(folder, "autoencoder"), f"the autoencoder of {folder}")
@@ -170,18 +205,25 @@ def unet_run(
             averaged = averaged["unet"]  # type: ignore[index]
         save_tensors(folder, "unet", averaged.state_dict())
 
-    return Run(task, recipe.steps, recipe.seed, export)
+    return Run(task, recipe.steps, recipe.seed, export, told)
 
 
 def pixels_run(preset: Preset, recipe: UNetRecipe, folder: Path, device: torch.device) -> Run:
-    """Train a class-conditional U-Net on pixels; its export writes the whole checkpoint ``folder``."""
+    """Train a class-conditional U-Net on pixels; its export writes the whole checkpoint ``folder``.
+
+    Raises
+    ------
+    CheckpointError
+        if ``folder`` holds another model.
+    """
+    refuse_another_model(folder, preset)
     task = pixels_task(preset, recipe, fashion_tensors("train"), device)
 
     def export() -> None:
         averaged = {name: part.state_dict() for name, part in pixels_parts(task).items()}
         save_checkpoint(folder, preset, averaged)
 
-    return Run(task, recipe.steps, recipe.seed, export)
+    return Run(task, recipe.steps, recipe.seed, export, settings(recipe, preset=preset.name))
 
 
 def pixels_task(preset: Preset, recipe: UNetRecipe, data: FashionTensors, device: torch.device) -> DiffusionTask:

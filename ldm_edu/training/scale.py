@@ -70,7 +70,7 @@ class Placed:
 
     x0: Tensor  # (b, C, h, w)
     context: Tensor  # (b, L, D)
-    t: Tensor  # (b,)
+    t: Tensor  # (b,) the schedule's times; the network is told those of their levels
     eps: Tensor  # (b, C, h, w)
 
 
@@ -134,7 +134,7 @@ class ScaledTask(BaseTask):
             wanted = target(kind, placed.x0, placed.eps, level)
             with gathering_gradients(self.called, last=turn == len(parts) - 1):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                    out = self.called(x, placed.t.to(self.device), placed.context)
+                    out = self.called(x, level.t.to(self.device, torch.float32), placed.context)
                 each = diffusion_loss(kind, out, wanted, level, self.recipe.gamma, self.recipe.floor)  # (b,)
                 (each.sum() / self.share.own).backward()  # processes average: together the mean over the batch
             third = torch.tensor([3 * place // batch for place in places], device=self.device)
@@ -156,7 +156,7 @@ class ScaledTask(BaseTask):
             rng = torch.Generator().manual_seed(seed)
             drop, u = torch.rand(2, generator=rng).tolist()
             texts.append(BLANK if drop < self.recipe.drop else caption)
-            times.append(int((place + u) / self.share.batch * self.schedule.steps))
+            times.append(self.schedule.first + int((place + u) / self.share.batch * self.schedule.steps))
             noise.append(torch.randn(x0.shape[1:], generator=rng))
         context = self.cache.states(texts)
         return Placed(

@@ -1,8 +1,7 @@
 """A run on a person's own pictures, from a folder to a checkpoint: the cache is filled, then the U-Net is trained."""
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,19 +10,18 @@ import torch
 from torch import Tensor
 
 from ldm_edu.checkpoint.io import save_checkpoint
-from ldm_edu.config import Preset
 from ldm_edu.datasets.folder import CaptionedPictures, read_pictures
-from ldm_edu.files import atomic_write_text
 from ldm_edu.nn.precision import autocast
 from ldm_edu.tokenizer import Tokenizer
 from ldm_edu.training.buckets import Order, bucket_sizes
 from ldm_edu.training.cache import SHARD, Cache, fill_cache, fingerprint, read_index, stale, start_cache
+from ldm_edu.training.guard import origin, refuse_another_model, same_settings, settings
 from ldm_edu.training.parallel import Precision, Way, is_main, patient_wait, wait
 from ldm_edu.training.parts import Parts, load_unet, new_unet
 from ldm_edu.training.recipes import UNetRecipe
 from ldm_edu.training.runs import Run
 from ldm_edu.training.scale import ScaledTask, Share
-from ldm_edu.training.sharded import whole_states, whole_weights
+from ldm_edu.training.sharded import whole_weights
 
 EXPORT_BYTES = 2**30  # a file of an exported checkpoint, at most
 
@@ -45,6 +43,7 @@ def cached(
     *,
     size: int,
     progress: Callable[[int, int], object] = lambda done, total: None,
+    tell: Callable[[str], object] = lambda sentence: None,
     shard: int = SHARD,
 ) -> Cache:
     """The latents and text states of some pictures: read from ``folder``, or made there by all processes together.
@@ -59,6 +58,8 @@ def cached(
         side of the square bucket in pixels; the others have about its area.
     progress
         called in the main process with pictures and captions done, and of how many in this process.
+    tell
+        called there with a sentence if captions are longer than the text encoder's window, when they are first read.
 
     Raises
     ------
@@ -88,11 +89,23 @@ def cached(
     if any(not (folder / name).exists() for name, *_ in read_index(folder).files()):
         encode, embed = partial(_encode, parts), partial(_embed, parts)
         pictures = pictures or read_pictures(source)
+        if is_main() and (sentence := _cut(parts, pictures.captions)):
+            tell(sentence)
         for done, total in fill_cache(folder, pictures, encode, embed, part=share.rank, parts=share.world):
             if is_main():
                 progress(done, total)
     until_all()
     return Cache(folder)
+
+
+def _cut(parts: Parts, captions: Sequence[str]) -> str | None:
+    """How many of the different captions are not learned whole."""
+    tokenizer, different = Tokenizer(parts.text.config.vocab, parts.text.config.length), set(captions)
+    if not (cut := sum(tokenizer.truncated(caption) is not None for caption in different)):
+        return None
+    are = "is" if cut == 1 else "are"
+    window = f"the text encoder's window of {tokenizer.length} tokens"
+    return f"{cut} of {len(different)} captions {are} longer than {window}; what comes after it is not learned"
 
 
 @torch.no_grad()
@@ -137,15 +150,19 @@ def scale_run(
     Raises
     ------
     ValueError
-        if ``state`` belongs to a run with other settings, naming them.
+        if ``state`` belongs to a run with other settings, naming them, or ``folder`` holds another model.
     """
     device = device or torch.device("cpu")
     preset = dataclasses.replace(parts.preset, size=size)
-    _same_settings(state, preset, recipe, cache, precision)
+    refuse_another_model(folder, preset, but=("size",))
     torch.manual_seed(recipe.seed)
     model = new_unet(preset, device, channels_last=how.way == "ddp")
     if start is not None:
         load_unet(model, start, preset)
+    begun = {"preset": preset.name, "size": size, "precision": precision, "start": origin(start, folder, model)}
+    told = settings(recipe, **begun, **cache.index.made_from)
+    same_settings(state, told, with_data=True, may_write=is_main())
+    wait()
     order = Order(cache.index.counts, batch=recipe.batch, steps=recipe.steps, seed=recipe.seed)
     task = ScaledTask(
         model, preset, cache, order, recipe, how.share, way=how.way, precision=precision, recompute=how.recompute
@@ -158,30 +175,4 @@ def scale_run(
             save_checkpoint(folder, preset, {"unet": averaged, **kept}, shard_bytes=EXPORT_BYTES)
         wait()
 
-    return Run(task, recipe.steps, recipe.seed, export)
-
-
-def _same_settings(state: Path, preset: Preset, recipe: UNetRecipe, cache: Cache, precision: Precision) -> None:
-    """Write what decides the curve of a run; a run that is resumed must have the same."""
-    if (state / "state.safetensors").exists():
-        raise ValueError(f"{state} holds a run without --data; give another --out, or remove that folder to start anew")
-    settings = json.loads(json.dumps(dict(_settings(preset, recipe, cache, precision))))
-    path = state / "run.json"
-    if whole_states(state) and path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if changed := [f"{k} was {before.get(k)}, not {v}" for k, v in settings.items() if before.get(k) != v]:
-            raise ValueError(
-                f"{state} holds a run with other settings: {'; '.join(changed)}. Give the same to resume it, or "
-                "another --out to start anew"
-            )
-    elif is_main():
-        atomic_write_text(path, json.dumps(settings, indent=1) + "\n")
-    wait()
-
-
-def _settings(preset: Preset, recipe: UNetRecipe, cache: Cache, precision: Precision) -> Iterator[tuple[str, object]]:
-    yield "preset", preset.name
-    yield "size", preset.size
-    yield "precision", precision
-    yield from ((name, value) for name, value in dataclasses.asdict(recipe).items() if name != "steps")
-    yield from cache.index.made_from.items()
+    return Run(task, recipe.steps, recipe.seed, export, told)

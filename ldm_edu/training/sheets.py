@@ -10,6 +10,7 @@ from ldm_edu.checkpoint.io import load_into, load_preset, load_tensors
 from ldm_edu.latent_diffusion import LatentDiffusion
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.pictures import save_png, sheet, to_pil
+from ldm_edu.prompts import escape
 from ldm_edu.training.sources import captioned_pictures
 
 COUNT = 16
@@ -46,7 +47,8 @@ def drawn(
     if not captions:
         own = captioned_pictures(model.preset, 1)
         captions = [own.captions[i] for i in own.starter[torch.linspace(0, len(own.starter) - 1, COUNT).long()]]
-    *_, last = model.generate(captions, seeds=range(len(captions)), steps=20, guidance=4.0)
+    prompts = [escape(caption) for caption in captions]  # the text encoder has learned brackets as they stand
+    *_, last = model.generate(prompts, seeds=range(len(captions)), steps=20, guidance=4.0)
     return list(captions), list(model.decode(last.x))
 
 
