@@ -147,6 +147,16 @@ def test_one_wrong_word_is_one_wrong_kind(scene: Scene, wrong: set[str]) -> None
     assert {kind for kind, right in verdict.items() if not right} == wrong
 
 
+def test_where_things_stand_does_not_say_which_they_are() -> None:
+    """Wrong colours leave two matchings: then the relation is not right by choosing one; of equal things it may be."""
+    left, right = replace(CIRCLE, colour="black", x=0.25, y=0.5), replace(CIRCLE, colour="black", x=0.75, y=0.5)
+    picture = draw([Scene((left, right))])[0]
+    for relation in ("left of", "right of"):
+        verdict = check_caption(picture, f"a small red circle {relation} a small blue circle")
+        assert verdict == {"size": True, "colour": False, "shape": True, "relation": False}
+        assert all(check_caption(picture, f"a small black circle {relation} a small black circle").values())
+
+
 def test_a_caption_without_relation_is_not_asked_for_one() -> None:
     assert set(check_caption(draw([Scene((CIRCLE,))])[0], "a small red circle")) == {"size", "colour", "shape"}
 

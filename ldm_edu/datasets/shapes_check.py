@@ -94,9 +94,11 @@ def _fit(shape: str, alpha: Tensor, near: Tensor) -> tuple[float, str, float, fl
 def check_caption(image: Tensor, caption: str) -> dict[str, bool]:
     """Whether each kind of word of a caption is true of a picture, (3, S, S) in [-1, 1].
 
-    The things seen are matched to the things named so that most words are true. "size", "colour" and "shape" are true
-    if they are right for every thing; "relation" if the matched centres lie so, more along the relation's axis than
-    across it. A picture with more or fewer things than the caption names has every kind wrong.
+    The things seen are matched to the things named so that most of their own words are true; where they stand has no
+    say in it. "size", "colour" and "shape" are true if they are right for every thing; "relation" if the matched
+    centres lie so, more along the relation's axis than across it. Where two matchings are equally good, it must be true
+    of both, unless the caption names two equal things: a picture whose words say nothing is not to be right by choice.
+    A picture with more or fewer things than the caption names has every kind wrong.
 
     Returns
     -------
@@ -108,28 +110,35 @@ def check_caption(image: Tensor, caption: str) -> dict[str, bool]:
         if the caption is not of the set's grammar.
     """
     wanted = parse(caption)
-    kinds = KINDS if wanted.relation else KINDS[:3]
     seen = see(image)
     if len(seen) != len(wanted.things):
-        return dict.fromkeys(kinds, False)
-    verdicts = [_compare(order, wanted.things, wanted.relation) for order in permutations(seen)]
-    right = max(verdicts, key=lambda verdict: sum(map(sum, verdict)))
-    return {kind: all(words) for kind, words in zip(kinds, right, strict=True)}
+        return dict.fromkeys(KINDS if wanted.relation else KINDS[:3], False)
+    matchings = [(_compare(order, wanted.things), order) for order in permutations(seen)]
+    most = max(_count(words) for words, _ in matchings)
+    best = [(words, order) for words, order in matchings if _count(words) == most]
+    verdict = dict(zip(KINDS, map(all, best[0][0]), strict=False))
+    if wanted.relation:
+        stand = [_lie_so(wanted.relation, *order) for _, order in best]
+        verdict["relation"] = any(stand) if wanted.things[0] == wanted.things[1] else all(stand)
+    return verdict
 
 
-def _compare(
-    seen: Sequence[Thing], wanted: Sequence[tuple[str, str, str]], relation: str | None
-) -> list[tuple[bool, ...]]:
-    """For each kind of word, which of its words are true under one matching."""
+def _compare(seen: Sequence[Thing], wanted: Sequence[tuple[str, str, str]]) -> list[tuple[bool, ...]]:
+    """For size, colour and shape, which of its words are true under one matching."""
     pairs = zip(seen, wanted, strict=True)
     by_thing = [tuple(have == want for have, want in zip(s.words, w, strict=True)) for s, w in pairs]
-    verdict = list(zip(*by_thing, strict=True))
-    if relation:
-        axis, sign = RELATIONS[relation]
-        first, second = seen
-        offset = (first.x - second.x, first.y - second.y)
-        verdict.append((sign * offset[axis] > abs(offset[1 - axis]),))
-    return verdict
+    return list(zip(*by_thing, strict=True))
+
+
+def _count(words: list[tuple[bool, ...]]) -> int:
+    return sum(map(sum, words))
+
+
+def _lie_so(relation: str, first: Thing, second: Thing) -> bool:
+    """Whether the first lies as a relation says of the second, more along its axis than across it."""
+    axis, sign = RELATIONS[relation]
+    offset = (first.x - second.x, first.y - second.y)
+    return sign * offset[axis] > abs(offset[1 - axis])
 
 
 class CaptionScore(NamedTuple):

@@ -23,8 +23,8 @@ TITLES: dict[Split, str] = {
 def shapes_section(draw: Draw, restore: Restore, split: Split, *, count: int, size: int, seed: int) -> Section:
     """Share of ``count`` captions of a split whose words are true of the pictures drawn from them.
 
-    Beside it: the same for the real pictures, for the real ones through the autoencoder, and, as chance, for the real
-    pictures under each other's captions.
+    Beside it: the same for the real pictures, for the real ones through the autoencoder, and by chance: for the real
+    pictures under each other's captions, and for the relation in all four quarter turns.
 
     Parameters
     ----------
@@ -46,11 +46,23 @@ def shapes_section(draw: Draw, restore: Restore, split: Split, *, count: int, si
     beside = {
         "real": caption_accuracy(real, captions),
         "real, decoded": caption_accuracy(decoded, captions),
-        "chance": caption_accuracy(real, captions[1:] + captions[:1]),
+        "chance": by_chance(real, captions),
     }
+    figures = [_figure(kind, ours, beside, captions) for kind in (*KINDS, "all")]
     return Section(
-        TITLES.get(split, split), "drawn", [_figure(kind, ours, beside, captions) for kind in (*KINDS, "all")]
+        TITLES.get(split, split),
+        "drawn",
+        figures,
+        "Chance: real pictures under each other's captions. For the relation: under their own captions, in all four "
+        "quarter turns, so the right things, standing anyhow.",
     )
+
+
+def by_chance(real: Tensor, captions: list[str]) -> CaptionScore:
+    """What is true of real pictures (N, 3, S, S) that were drawn without a look at these captions of theirs."""
+    others = caption_accuracy(real, captions[1:] + captions[:1])
+    turned = [caption_accuracy(real.rot90(turns, (2, 3)), captions).relation for turns in range(4)]
+    return others._replace(relation=sum(turned) / 4)
 
 
 def _figure(kind: str, ours: CaptionScore, beside: dict[str, CaptionScore], captions: list[str]) -> Figure:

@@ -127,7 +127,7 @@ CLIPS = {
 UNETS = {
     "toy": UNetRecipe(steps=40, batch=8, lr=1e-3, ema_decay=0.9),
     "fashion": UNetRecipe(steps=2000, batch=32, lr=2e-3, gamma=None),
-    "shapes": UNetRecipe(steps=2000, batch=64, lr=1e-3, joint_text=True),
+    "shapes": UNetRecipe(steps=8000, batch=64, lr=1e-3, joint_text=True),
     "emoji": UNetRecipe(steps=7500, batch=64, lr=8e-4, partial=0.2, narrow_from=0.17, others=0.4),
     # as Stable Diffusion 1.1 began (its model card): 237,000 steps at 256 px; the weight of the loss is 1, eps's own
     "sd15": UNetRecipe(

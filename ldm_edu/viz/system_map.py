@@ -104,7 +104,15 @@ def system_map(preset: Preset = EMOJI, *, prompt: str = "red apple, 3d style", d
         _arrow(axes, move.right, decoder.left, INK, "last $x$", (-0.08, 0.12))
         axes.plot([7.35, 7.35, 4.2, 4.2], [2.35, 2.17, 2.17, 2.26], color=INK, lw=1.6, solid_joinstyle="round")
         _arrow(axes, (4.2, 2.2), unet.bottom, INK)
-        axes.text(5.1, 2.19, "$x_t$, a little less noisy", fontsize=8.5, color=INK, ha="center", va="bottom")
+        axes.text(
+            5.75,
+            2.19,
+            "$x_t$, a little less noisy, and its time $t$",
+            fontsize=8.5,
+            color=INK,
+            ha="center",
+            va="bottom",
+        )
 
         _tile(axes, 1.2, 2.33, _noise_tiles(), "nearest")
         axes.text(1.7, 2.22, f"noise, {latent}\nfrom a seed", ha="center", va="top", fontsize=8.5, color=SOFT)
@@ -190,7 +198,7 @@ def _words(prompt: str, latent: str) -> str:
         f"Map of the system. The prompt {prompt!r} goes through the tokenizer and the text encoder (lesson 05) and "
         f"steers the U-Net (02, 04) by cross-attention. The U-Net starts from noise of shape {latent}; guidance (06) "
         "compares its answer with and without the prompt; the sampler (07) takes one step to less noise, as the "
-        "schedule (01) says; this is repeated about 20 times. The decoder (03) turns the last latent into a picture. "
-        "In training, the encoder (03) turns a picture into a latent, noise is added (01), and the U-Net learns to "
-        "tell what was added."
+        "schedule (01) says; the sample and its time go back to the U-Net, about 20 times. The decoder (03) turns the "
+        "last latent into a picture. In training, the encoder (03) turns a picture into a latent, noise is added (01), "
+        "and the U-Net learns to tell what was added."
     )

@@ -26,7 +26,7 @@
 # - read a film strip of a run: what the sample is, what the model guesses, and how the noise goes away;
 # - say what a model of this size cannot do, and why.
 #
-# **You need** Python and a little PyTorch: what a tensor is and what its shape says. No GPU, no network.
+# **You need** Python and a little PyTorch: what a tensor is and what its shape says. No GPU, no internet connection.
 #
 # **Time**: one to two minutes of computing on two processor cores, half an hour of reading and playing.
 #
@@ -127,7 +127,8 @@ cond.context.shape, blank.context.shape  # (pictures, tokens with padding, numbe
 #
 # $$\hat{x}_0 = \hat{x}_0^{\text{blank}} + s \cdot \left(\hat{x}_0^{\text{prompt}} - \hat{x}_0^{\text{blank}}\right)$$
 #
-# With the scale $s = 1$ the blank cancels out and the prompt's estimate remains. A larger $s$ follows the prompt harder.
+# With the scale $s = 1$ the blank cancels out and the prompt's estimate remains. A larger $s$ follows the prompt
+# harder.
 
 # %%
 from ldm_edu import cfg
@@ -194,8 +195,8 @@ level = 2 / 255  # pixels run from -1 to 1 in 255 levels
 assert (image - apple).abs().max() < level, "your ten lines and model.generate should draw the same apple"
 
 # %% [markdown]
-# The last line is a test: what you typed drew the same picture as `model.generate` above; no pixel differs by as much as
-# one of its 255 levels. Every lesson ends a construction in this way.
+# The last line is a test: what you typed drew the same picture as `model.generate` above; no pixel differs by as much
+# as one of its 255 levels. Every lesson ends a construction in this way.
 
 # %% [markdown]
 # ## One run, step by step
@@ -224,8 +225,8 @@ run
 
 # %% [markdown]
 # **Try it.** Find the step after which you know what it will be. Read its signal-to-noise ratio below the slider. Then
-# look at the sample itself at that step: would you have known? To keep the run: `run.save_gif("run.gif")` writes it as a
-# moving picture, `run.film.save("run.png")` as the strip.
+# look at the sample itself at that step: would you have known? To keep the run: `run.save_gif("run.gif")` writes it as
+# a moving picture, `run.film.save("run.png")` as the strip.
 
 # %% [markdown]
 # ## What changes the picture
@@ -247,9 +248,9 @@ matrix(
 )
 
 # %% [markdown]
-# **What to see.** Five times nearly the same mushroom, and five birds. The training set holds exactly one picture called
-# "mushroom, flat style": with so narrow a prompt, guided, the model gives back what it remembers of it. It was shown six
-# birds, one a style, and a prompt without a style leaves open which.
+# **What to see.** Five times nearly the same mushroom, and five different things, birds at best by a beak or a leg. The
+# training set holds exactly one picture called "mushroom, flat style": with so narrow a prompt, guided, the model gives
+# back what it remembers of it. It was shown six birds, one a style, and a prompt without a style leaves open which.
 #
 # **Guidance.** Each row below starts from its own noise; only the scale $s$ changes along it.
 
@@ -281,7 +282,8 @@ matrix(model.decode(last.x), rows=concepts, columns=styles)
 # %% [markdown]
 # **What to see.** One noise, six hands: the word in the prompt sets outline, shading and palette.
 #
-# **The background**, more words. In training the pictures stood on coloured paper now and then, and the captions said so.
+# **The background**, more words. In training the pictures stood on coloured paper now and then, and the captions said
+# so.
 
 # %%
 colours = ["yellow", "green", "blue", "purple", "pink"]
@@ -322,10 +324,10 @@ never_seen = list(emoji("pairs", starter=True)["caption"])[::6]
 sheet(model.decode(last.x), never_seen)
 
 # %% [markdown]
-# **What to see.** You recognise most of the things, so the model did not only learn pictures by heart. It hits the style
-# less often. How often? An independent judge, a classifier that took no part in training the model, was asked about 250
-# such pictures, drawn at guidance scale 3: what is it, out of 160 things, and in which of the six styles? The model's card,
-# `data/checkpoints/emoji/README.md`, names the command that measured it; this is its record.
+# **What to see.** You recognise most of the things, so the model did not only learn pictures by heart. It hits the
+# style less often. How often? An independent judge, a classifier that took no part in training the model, was asked
+# about 250 such pictures, drawn at guidance scale 3: what is it, out of 160 things, and in which of the six styles? The
+# model's card, `data/checkpoints/emoji/README.md`, names the command that measured it; this is its record.
 
 # %%
 import json
@@ -343,10 +345,11 @@ Table(
 )
 
 # %% [markdown]
-# Real pictures of these things the judge knows by heart, so what is missing in the first two lines is the model's own.
-# The third line needs a second look. Show the judge real pictures of things that it has never seen, and it names their
-# style no more often than the third column says: six hands are not so far apart in 64 by 64 pixels. A picture that the
-# model has just drawn is new to the judge as well. So that column is what to compare with, not the second.
+# Real pictures of these things the judge knows by heart, so most of what is missing in the first two lines is probably
+# the model's own. The third line needs a second look. Show the judge real pictures of things that it has never seen,
+# and it names their style no more often than the third column says: six hands are not so far apart in 64 by 64 pixels.
+# A picture that the model has just drawn is new to the judge as well. So that column is what to compare with, not the
+# second.
 #
 # Now four prompts that are too hard.
 
@@ -363,7 +366,8 @@ sheet(model.decode(last.x), hard)
 # %% [markdown]
 # **What to see.** The model fails, and you can say why:
 #
-# - It knows each thing in its usual colour, and the word *blue* from backgrounds. So that is what turns blue.
+# - It knows each thing in its usual colour, and the word *blue* from backgrounds. So the paper turns blue, and
+#   the apple is lost.
 # - Its captions name one thing at a time. Nothing taught it *riding*, or where two things go.
 # - It learned its words from these captions alone: no letters inside pictures, no other language.
 # - It knows 64 by 64 pixels, and its decoder loses fine lines before diffusion even starts (lesson 03).
@@ -383,8 +387,8 @@ millions = [[f"{sum(counts[part].values()) / 1e6:.1f}" for counts in (ours, thei
 Table(("millions of parameters", "this model", "Stable Diffusion 1.5"), tuple((p, *m) for p, m in zip(parts, millions)))
 
 # %% [markdown]
-# Stable Diffusion is made of the same parts, of the same classes even: only the numbers in the configuration are larger.
-# It was trained on pictures from a collection of about two billion.
+# Stable Diffusion is made of the same parts, of the same classes even: only the numbers in the configuration are
+# larger. It was trained on pictures from a collection of about two billion.
 
 # %% [markdown]
 # ## Recap
@@ -489,8 +493,8 @@ quiz(
 #   equation 6: guidance.
 #
 # Lesson 01 starts where the map says *add noise*: you build the schedule, and learn why a thousand small steps can be
-# taken in one: [01 · Forward noising](01_forward_noising.ipynb). Every lesson from there on has a notebook of exercises,
-# which answer at once; the first is
+# taken in one: [01 · Forward noising](01_forward_noising.ipynb). Every lesson from there on has a notebook of
+# exercises, which answer at once; the first is
 # [exercises/01_forward_noising.ipynb](../exercises/01_forward_noising.ipynb).
 #
 # Before you go, change things here. Ask for your own prompts, take 3 steps instead of 20, or another sampler:

@@ -187,9 +187,10 @@ Table(
 # ## The package's version
 #
 # `ldm_edu.schedule` holds the same. A schedule gives a `Level` for a time: the two factors of the closed form, named
-# `level.alpha` for $\sqrt{\bar\alpha_t}$ and `level.sigma` for $\sqrt{1 - \bar\alpha_t}$. (Two habits to know. Papers
-# write $\alpha$ for either; from here on it is the factor of the picture. And papers count steps from 1, code from 0:
-# at `t = 0` one step has been taken.)
+# `level.alpha` for $\sqrt{\bar\alpha_t}$ and `level.sigma` for $\sqrt{1 - \bar\alpha_t}$. (Two habits to know. Above,
+# as in Ho et al., $\alpha_t$ was $1 - \beta_t$; other papers, and the package, write $\alpha$ for the factor of the
+# picture, $\sqrt{\bar\alpha_t}$, and from here on it is that. And papers count steps from 1, code from 0: at `t = 0`
+# one step has been taken.)
 
 # %%
 from ldm_edu import schedule
@@ -257,6 +258,7 @@ for step in (0.002, 0.01, 0.1, 0.5, 0.9):
 # %%
 from matplotlib.figure import Figure
 
+# The course's colours and fonts, and `drawing`, which adds words for those who cannot see. Skip such cells as you like.
 from ldm_edu.viz.style import INK, NETWORK, NOISE, SIGNAL, SOFT, TEXT, drawing, look
 
 with look():
@@ -350,7 +352,7 @@ Table(("SNR", *(f"t = {t}" for t in at)), tuple((name, *(f"{s[t]:.2g}" for t in 
 
 # %% [markdown]
 # **What to see.** In the middle, scaled linear has more signal left than linear: its steps are smaller for longer.
-# Cosine is gentle in the middle and harsh at its very end. The schedule of the first paper is through early. And no
+# Cosine is gentle in the middle and harsh at its very end. The schedule of the first paper is done early. And no
 # curve reaches zero. Now the same in pictures, with the same noise everywhere.
 
 # %%
@@ -403,7 +405,7 @@ Table(header, tuple(rows))
 # The claim holds: not one of them ends in pure noise. In Stable Diffusion's schedule (`scaled_linear`) nearly 7 percent
 # of the picture's amplitude is still there at the last step, more than in any of the others. The last column tells the
 # other side: a schedule that ends in noise early wastes the network's time there. It is what Nichol and Dhariwal found
-# in the linear schedule, and why they made the cosine.
+# in the linear schedule of Ho et al., and why they made the cosine.
 #
 # Can 7 percent under so much noise matter? Take the three plainest pictures: all black, all grey, all white. Noise them
 # up to $t = 999$ and look.
@@ -419,7 +421,7 @@ error = float(end.sigma) / numbers**0.5  # the standard error of a mean of so ma
 for name, mean in zip(["black", "grey", "white"], x_end.mean(dim=(1, 2, 3)).tolist()):
     print(f"{name:5}: mean of {numbers} numbers {mean:+.4f}, that is {mean / error:+.1f} standard errors from zero")
 print(f"expected for white: {float(end.alpha):+.4f}, that is {float(end.alpha) / error:+.1f} standard errors")
-print(f"the same in a channel of Stable Diffusion's latent, 64 by 64 numbers: {float(end.ratio) ** -1 * 64:+.1f}")
+print(f"the same in a channel of Stable Diffusion's latent, 64 by 64 numbers: {float(end.alpha / end.sigma) * 64:+.1f}")
 sheet(
     x_end, ["black at t = 999", "grey at t = 999", "white at t = 999"], alt="Three pictures of noise, alike to the eye."
 )
@@ -456,7 +458,7 @@ with look():
                 label=words,
             )
         axes.set(title=name, xlabel="mean of $x_{999}$")
-    figure.axes[0].set_ylabel("noises of 2000")
+    figure.axes[0].set_ylabel("count, of 2000 noises")
     figure.axes[2].legend(fontsize=8, loc="upper left", borderpad=0, handlelength=1.4)
     told = drawing(
         figure,
@@ -573,7 +575,7 @@ print(f"SNR at the end: {float(flow.level(1000).snr):g}")
 
 # %% [markdown]
 # Is it really another road? Find the time at which scaled linear has the same ratio of noise to picture, and compare
-# the samples.
+# the samples. (`level.ratio` is $\sigma / \alpha$, and `schedule.time(ratio)` the time at which a schedule has it.)
 
 # %%
 on_flow = flow.level(600)

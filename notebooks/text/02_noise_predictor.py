@@ -16,8 +16,8 @@
 # **The question.** How does a network learn to see noise?
 #
 # Lesson 01 destroyed pictures. Now a network learns the way back. It is shown a noisy sample and the time, and says
-# which part of the sample is noise. You build it twice: first for points in the plane, where the best possible answer is
-# known exactly, then as a U-Net for pictures of clothes, which you train here and draw with.
+# which part of the sample is noise. You build it twice: first for points in the plane, where the best possible answer
+# is known exactly, then as a U-Net for pictures of clothes, which you train here and draw with.
 #
 # **After this lesson you can**
 #
@@ -157,8 +157,8 @@ torch.testing.assert_close(time_embedding(t, 32), embeddings.timestep_embedding(
 # %% [markdown]
 # ## A dozen lines of training
 #
-# The network: three layers, 2 numbers and 32 clocks in, 2 numbers out. The loop is all of diffusion training. Draw clean
-# points, draw times, draw noise, mix, ask, compare, learn (Ho et al. 2020, algorithm 1).
+# The network: three layers, 2 numbers and 32 clocks in, 2 numbers out. The loop is all of diffusion training. Draw
+# clean points, draw times, draw noise, mix, ask, compare, learn (Ho et al. 2020, algorithm 1).
 
 # %%
 from torch import nn
@@ -227,7 +227,7 @@ curves
 
 # %%
 with look():
-    figure = Figure(figsize=(7.6, 2.7), layout="constrained")
+    figure = Figure(figsize=(7.6, 3.0), layout="constrained")
     for axes, t in zip(figure.subplots(1, 3, sharex=True, sharey=True), (100, 400, 800)):
         level = road.level(float(t))
         x = schedule.add_noise(many[:60], noise[:60], level)
@@ -245,9 +245,9 @@ with look():
 arrows
 
 # %% [markdown]
-# **What to see.** Grey: the clean points. With little noise each arrow ends in a cloud. With much noise the clouds cannot
-# be told apart, and the guess is their common middle, a place where no point is. That is why the first estimates in
-# lesson 00 were so soft.
+# **What to see.** Grey: the clean points. With little noise nearly each arrow ends in a cloud. With much noise the
+# clouds cannot be told apart, and the guess is their common middle, a place where no point is. That is why the first
+# estimates in lesson 00 were so soft.
 
 # %% [markdown]
 # ## Three ways to say the same
@@ -298,9 +298,9 @@ for i in range(4):
     print(f"t = {int(t[i]):3}: SNR {snr[i]:10.4f}, a loss of 0.01 in eps is one of {0.01 / snr[i]:.5f} in x0")
 
 # %% [markdown]
-# At $t = 999$ a tiny error of the noise is a large one of the picture. A noise predictor therefore starts a run with grainy
-# estimates; you will see them. The models of lesson 00 predict $v$, which is well-behaved at both ends. This lesson
-# predicts noise, as the first paper did.
+# At $t = 999$ a tiny error of the noise is a large one of the picture. A noise predictor therefore starts a run with
+# grainy estimates; you will see them. The models of lesson 00 predict $v$, which is well-behaved at both ends. This
+# lesson predicts noise, as the first paper did.
 
 # %% [markdown]
 # ## From points to pictures: the U-Net
@@ -380,8 +380,10 @@ x = torch.randn(2, 49, 32)
 torch.testing.assert_close(ours(x), theirs(x))
 
 # %% [markdown]
-# In the U-Net, attention comes with a small network for each pixel, and both only *add* to what is there. Attention over
-# $N$ pixels compares $N^2$ pairs, so it stands where the picture is smallest.
+# In the U-Net, attention comes with a small network for each pixel, and both only *add* to what is there. Attention
+# over $N$ pixels compares $N^2$ pairs, so it stands where the picture is smallest. The small network is *gated*: half
+# of its numbers decide how much of the other half passes. (A `norm2` comes in lesson 05: it belongs to the attention
+# that reads text.)
 
 
 # %%
@@ -422,6 +424,17 @@ torch.testing.assert_close(ours(x), theirs(x, None))
 # **The U shape.** Down: 28, 14, 7 pixels a side, so that a few convolutions see the whole picture. Up again: 7, 14, 28,
 # and on each level the maps from the way down are laid beside the ones from below. Those *skips* carry the exact place
 # of every pixel, which the way through the bottom loses, and noise is all exact places.
+#
+# For our pictures of clothes, with 16, 32 and 32 channels on the three levels:
+#
+# | side | on the way down, each result kept as a skip | on the way up: from below + skip, to |
+# |--:|---|---|
+# | 28 | convolution to 16; block, 16 | blocks, 32 + 16 to 16 and 16 + 16 to 16; convolution to 1 |
+# | 14 | halved; block, 16 to 32 | blocks, 32 + 32 to 32 and 32 + 16 to 32; doubled |
+# | 7 | halved; block with attention, 32 | two blocks in the middle; with attention, twice 32 + 32 to 32; doubled |
+#
+# The preset says it in a few fields: `channels` times `mults` are the widths, `blocks` stand on each level of the way
+# down (and one more on the way up), `depth` puts attention on the smallest level only, `groups` is for the norms.
 
 # %%
 from ldm_edu.config import FASHION
@@ -509,8 +522,8 @@ class SmallUNet(nn.Module):
 
 
 # %% [markdown]
-# The `vector` says which class of clothes is wanted: ten learned rows of numbers, and a row of zeros for "any". It takes
-# the same way into the network as the time. Is it the package's U-Net?
+# The `vector` says which class of clothes is wanted: ten learned rows of numbers, and a row of zeros for "any". It
+# takes the same way into the network as the time. Is it the package's U-Net?
 
 # %%
 from ldm_edu.models import unet
@@ -544,8 +557,8 @@ mine = pixels_parts(task)  # the averaged networks
 print(f"{recipe.steps} steps of {recipe.batch} pictures; loss {records[-1].values['loss']:.3f}")
 
 # %% [markdown]
-# A single loss jumps about with the batch and says little, as you know by now. Split it by noise level, on pictures that
-# the network was never shown:
+# A single loss jumps about with the batch and says little, as you know by now. Split it by noise level, on pictures
+# that the network was never shown:
 
 
 # %%
@@ -620,9 +633,9 @@ assert broken.mean() > now.mean(), "a network that is told a wrong time should d
 
 # %% [markdown]
 # **How to use it.** Compare level by level, not the mean. All levels at 1: nothing is learned, or the noise is not the
-# noise that was added. Too high, and the more so the larger $t$ is, as in the last column: look at how the time gets into
-# the network. *Too low* is a bug too: the network sees something that it should not. The same table after fewer steps, in
-# the file:
+# noise that was added. Too high, and the more so the larger $t$ is, as in the last column: look at how the time gets
+# into the network. *Too low* is a bug too: the network sees something that it should not. The same table after fewer
+# steps, in the file:
 
 # %%
 marks = [int(mark) for mark in usual["steps"]]
@@ -652,8 +665,8 @@ progress
 # %% [markdown]
 # ## Draw with it
 #
-# Now use the predictor, a small step at a time. *Ancestral sampling* draws $x_{t-1}$ from what the forward chain allows,
-# if $\hat x_0$ were the truth (Ho et al. 2020, equations 6 and 7):
+# Now use the predictor, a small step at a time. *Ancestral sampling* draws $x_{t-1}$ from what the forward chain
+# allows, if $\hat x_0$ were the truth (Ho et al. 2020, equations 6 and 7):
 #
 # $$x_{t-1} = \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1 - \bar\alpha_t}\, \hat x_0
 #   + \frac{\sqrt{1 - \beta_t}\,(1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t}\, x_t
@@ -722,9 +735,9 @@ matrix(
 )
 
 # %% [markdown]
-# **What to see.** A minute of training is enough for shapes that you can tell apart: shoes lie, trousers have two legs.
-# Edges are ragged and much is missing. The shipped model had five times as many steps, and nothing else is different.
-# Neither is finished; the card `data/checkpoints/fashion/README.md` says what the shipped model was given.
+# **What to see.** A minute of training is enough to tell trousers, shoes and bags apart; dress, coat and shirt are not
+# yet. Edges are ragged and much is missing. The shipped model had five times as many steps, and nothing else is
+# different. Neither is finished; the card `data/checkpoints/fashion/README.md` says what the shipped model was given.
 
 # %%
 after_long = per_level(shipped.modules(), TIMES, held_out)

@@ -34,7 +34,7 @@
 # %% [markdown]
 # ## The pictures
 #
-# Whole *concepts* (an owl, in all its styles) were kept out of training. All that is measured below is measured on
+# Whole *concepts* (a kangaroo, in all its styles) were kept out of training. All that is measured below is measured on
 # these, on white paper: pictures that no network here has seen.
 
 # %%
@@ -50,7 +50,7 @@ unseen = emoji_tensors("concepts")
 every = torch.linspace(0, len(unseen.captions) - 1, 64).long()  # 64 of them, evenly spread: nobody picked the best
 held_out = composite(unseen.rgba[every], background("white", len(every)))  # (64, 3, 64, 64) in [-1, 1]
 names = [unseen.captions[i] for i in every]
-sheet(held_out[:8], names[:8])
+sheet(held_out[:8], names[:8], alt=f"Eight real pictures on white: {'; '.join(names[:8])}.")
 
 # %% [markdown]
 # ## A baseline without training
@@ -257,8 +257,8 @@ torch.testing.assert_close(estimate, kl, rtol=0.03, atol=1.0)
 print("closed form:", [f"{value:.1f}" for value in kl], " by sampling:", [f"{value:.1f}" for value in estimate])
 
 # %% [markdown]
-# The weight of this price is tiny here (0.0001 a pixel value), as in Stable Diffusion: the autoencoder is to keep the
-# picture, and only to keep its latents in a bounded, smooth cloud.
+# The weight of this price is tiny here (0.0001 a pixel value; Stable Diffusion's is 0.000001): the autoencoder is to
+# keep the picture, and only to keep its latents in a bounded, smooth cloud.
 
 # %% [markdown]
 # ## Three more losses
@@ -407,10 +407,10 @@ assert last < 0.7 * first
 curves
 
 # %% [markdown]
-# **What to see.** L1 falls, and goes up and down with what each batch happens to hold. KL rises at first: that is what the
-# encoder pays for telling more, and it pays as long as the decoder makes use of it. L1 is not at its end yet. What is
-# missing is width and patience: the emoji model's recipe (`ldm_edu.training.recipes`) has these lines, wider layers, larger batches,
-# the two other losses and several times the steps.
+# **What to see.** L1 falls, and goes up and down with what each batch happens to hold. KL rises at first: that is what
+# the encoder pays for telling more, and it pays as long as the decoder makes use of it. L1 is not at its end yet. What
+# is missing is width and patience: the emoji model's recipe (`ldm_edu.training.recipes`) has these lines, wider layers,
+# larger batches, the two other losses and several times the steps.
 
 # %% [markdown]
 # ## Rate against distortion
@@ -511,10 +511,10 @@ drawing(figure, alt=f"PSNR against rate, rising to the right in both plots. {wor
 # %% [markdown]
 # **What to see.** Every step to the left keeps a quarter of the numbers and costs decibels, whatever the method: less
 # rate, more distortion. The small networks and yours end about where the linear codes do, a little above or
-# below: two minutes of training bring them level with what linear algebra gives for nothing. The star stands far above at the *same* number of latent
-# values: width and patience, and more said with each number (right plot). Rombach et al. (2022, section 4.1) train
-# diffusion models on latents of $f$ = 1 to 32 and find 4 to 16 a good balance: small factors leave the diffusion model
-# slow, large ones lose too much.
+# below: half a minute to two minutes of training bring them level with what linear algebra gives for nothing. The star
+# stands far above at the *same* number of latent values: width and patience, and more said with each number (right
+# plot). Rombach et al. (2022, section 4.1) train diffusion models on latents of $f$ = 1 to 32 and find 4 to 16 a good
+# balance: small factors leave the diffusion model slow, large ones lose too much.
 #
 # The ceiling is the point of this lesson. A diffusion model on these latents can at best draw the *right* latent.
 # Then the decoder draws it, and what the decoder cannot draw, nobody gets.
@@ -630,15 +630,15 @@ matrix(
 )
 
 # %% [markdown]
-# **What to see.** The lower row shows the difference to the whole: white is none, and it is made much darker than it is. Without an overlap it
-# has straight edges where two tiles meet: seams. With one, what remains is soft. It does not vanish: group norm and
-# attention look at the whole tile, so a tile decoded alone never knows all that the whole picture knows.
+# **What to see.** The lower row shows the difference to the whole, eight times magnified: white is none. Without an
+# overlap it has straight edges where two tiles meet: seams. With one, what remains is soft. It does not vanish: group
+# norm and attention look at the whole tile, so a tile decoded alone never knows all that the whole picture knows.
 
 # %% [markdown]
 # ## Play: a walk in latent space
 #
-# Encode two unseen pictures, go from one latent to the other in a straight line, and decode on the way. Compare with
-# mixing the *pixels*. Drag the slider, or use the arrow keys.
+# Encode two unseen pictures, go from one latent to the other in a straight line, and decode on the way. Drag the
+# slider, or use the arrow keys.
 
 # %%
 from ldm_edu.viz.walk import walk
@@ -662,9 +662,12 @@ from ldm_edu.viz import channels
 channels(((here - config.shift) * config.scale)[0])
 
 # %% [markdown]
-# **What to see.** You recognise the outline in every channel: each is a different mix of brightness and colours.
+# **What to see.** You recognise the heart or its stars in every channel: each is a different mix of brightness and
+# colours.
 #
-# **Try it.** Change `a` and `b`. Set one channel of `here` to its mean and decode it: what did that channel carry?
+# **Try it.** Change `a` and `b`. Mix the *pixels* instead: `walk((1 - shares) * held_out[a] + shares * held_out[b],
+# [f"{share:.0%}" for share in shares.flatten()])`; what is different? Set one channel of `here` to its mean and decode
+# it: what did that channel carry?
 
 # %% [markdown]
 # ## Recap

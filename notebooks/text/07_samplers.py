@@ -275,10 +275,10 @@ check(my_plms, samplers.plms)
 # $$\lambda = \log \frac{\alpha}{\sigma}, \qquad
 #   \frac{dx}{d\lambda} = -\alpha^2\, x + \alpha\, \hat x_0(x, \lambda).$$
 #
-# The right side has two parts. The first is known: it is linear in $x$ and has nothing to do with the network. The second
-# is the network. Such an equation is called *semi-linear*, and its linear part can be solved with pen and paper. What comes
-# out is exact, for a step of any size (Lu et al. 2022b, equation 8; Lu et al. 2022, equation 3.4, is the same for
-# $\hat\epsilon$):
+# The right side has two parts. The first is known: it is linear in $x$ and has nothing to do with the network. The
+# second is the network. Such an equation is called *semi-linear*, and its linear part can be solved with pen and paper.
+# What comes out is exact, for a step of any size (Lu et al. 2022b, equation 8; Lu et al. 2022, equation 3.4, is the
+# same for $\hat\epsilon$):
 #
 # $$x_{next} = \frac{\sigma_{next}}{\sigma_{now}}\, x_{now}
 #   + \sigma_{next} \int_{\lambda_{now}}^{\lambda_{next}} e^{\lambda}\, \hat x_0\; d\lambda .$$
@@ -312,7 +312,7 @@ def even_in_lambda(steps, high=14.6, low=0.03):
     """Levels in equal strides of lambda, from the noise where the emoji model starts (sigma / alpha = 14.6) down."""
     ratio = torch.linspace(math.log(high), math.log(low), steps + 1, dtype=torch.float64).exp()
     alpha = 1 / (1 + ratio**2).sqrt()
-    return [Level(*parts) for parts in zip(ratio, alpha, ratio * alpha, strict=True)]
+    return [Level(*parts) for parts in zip(ratio, alpha, ratio * alpha, strict=True)]  # t: the mixture does not read it
 
 
 fine = even_in_lambda(2000, high=3.0, low=0.5)
@@ -406,7 +406,7 @@ assert all(plain > ddim for plain, ddim in emoji_errors.values())
 # %% [markdown]
 # **What to see.** On the emoji DDIM's error is the smaller one by far. On the points it is the larger one! Solving
 # the linear part exactly pays where $\hat x_0$ moves little along the way: an emoji is soon settled. The three blobs
-# are wide, nearly as wide as the noise, and there a sample hardly moves at all; then the two parts of the right side
+# together are nearly as wide as the noise, and there a sample hardly moves at all; then the two parts of the right side
 # cancel, and a method that keeps them together profits. What is exact is the formula; what is good depends on the
 # data.
 #
@@ -545,8 +545,8 @@ Table(("sampler", "evaluations in ten steps"), tuple(rows))
 #
 # A method is of *order* $p$ if its error falls like $n^{-p}$ with the number of steps $n$: twice the steps, $2^p$
 # times less error. On doubly logarithmic axes the errors then lie on a line with the slope $-p$, and you can read it
-# off. This is the sharpest test of an implementation: with one wrong coefficient it still draws nice pictures, but
-# its slope is 1.
+# off. This is the sharpest test of an implementation: with one wrong coefficient it may still draw nice pictures,
+# but its slope falls short of its order. (`ipndm` below is PLMS without the Heun step at its start.)
 
 # %%
 contestants = {
@@ -621,10 +621,11 @@ def order_figure():
 order_figure()
 
 # %% [markdown]
-# **What to see.** One line is nearly flat: to halve its error, DDIM needs twice the evaluations. All others fall more
-# steeply. `heun` has the same slope as `dpmpp_2m` and lies to its right: each of its steps costs two evaluations. PLMS
-# is Adams and Bashforth's method of fourth order, but its weights assume equal strides in $\sigma / \alpha$, and these
-# are equal in $\lambda$; so it shows order 2 here. UniPC's corrector lifts it by one order above its predictor.
+# **What to see.** One line is flatter than all others: to halve its error, DDIM needs twice the evaluations. All others
+# fall more steeply. `heun` has the same slope as `dpmpp_2m` and lies to its right: each of its steps costs two
+# evaluations. PLMS is Adams and Bashforth's method of fourth order, but its weights assume equal strides in $\sigma /
+# \alpha$, and these are equal in $\lambda$; so it shows order 2 here. UniPC's corrector lifts it by one order above its
+# predictor.
 #
 # > **A published method, one order short.** DPM-Solver++ 3M lays a parabola through three estimates, and should be of
 # > order 3. The table says that it is not. In the authors' code, and in the libraries that followed it, the
@@ -713,7 +714,7 @@ def contest_figure():
         words = (
             "Distance to the reference against evaluations. DDIM falls slowly; dpmpp_2m and unipc start above it and"
         )
-        return drawing(figure, alt=f"{words} cross it, then meet the level of 50 DDIM evaluations far earlier.")
+        return drawing(figure, alt=f"{words} cross it; unipc meets the level of 50 DDIM evaluations with 15.")
 
 
 contest_figure()
@@ -739,9 +740,10 @@ print(f"{best} needs {fewest(best)} evaluations for what DDIM does in 50")
 
 # %% [markdown]
 # **What to see.** The steep lines do not win everywhere. With 4 or 5 evaluations the strides are so large that a line
-# through two estimates misleads, and DDIM is *nearer*; Heun and PLMS leave the road altogether. Between 10 and 15
-# the order begins to pay: first UniPC, then DPM-Solver++ 2M falls below DDIM's curve, and both reach the dotted line long
-# before 50. Heun, with two evaluations a step, comes late.
+# through two estimates misleads, and DDIM is *nearer*; Heun and PLMS leave the road altogether. Between 8 and 15 the
+# order begins to pay: first UniPC, then DPM-Solver++ 2M falls below DDIM's curve. UniPC is under the dotted line with
+# 15; 2M with 20 is just above it (with 30, printed before the figure, it is under it). PLMS comes late, and Heun, with
+# two evaluations a step, not at all.
 #
 # **The claim.** Lu et al. (2022) have "around 10 steps" in their title and 10 to 20 evaluations in their abstract;
 # their second paper (2022b, abstract) says 15 to 20 for guided sampling. In short: ten to twenty good steps against
@@ -752,7 +754,7 @@ print(f"{best} needs {fewest(best)} evaluations for what DDIM does in 50")
 #
 # A latent that is a little off may decode to an equally good picture. So ask the judge, a classifier that took no
 # part in training: does it name the thing that was asked for, out of all that the model was trained on? And where do
-# its features lie, compared with real emoji (Fréchet distance, lower is better; lesson 00's card uses it)? Now with
+# its features lie, compared with real emoji (Fréchet distance, lower is better; lesson 04)? Now with
 # 24 pictures.
 
 # %%
@@ -794,11 +796,11 @@ print(f"as good as DDIM's 50 to the judge, one picture and 5 % aside: {min(enoug
 assert min(enough) <= 10
 
 # %% [markdown]
-# **What to see.** The judge is content much earlier than the strict measure: it can hardly tell the rows apart,
-# except that the least even one, Karras' spacing with 5 evaluations, tends to come last. 24 pictures are few: one
-# picture is four percent, and the Fréchet distance of so few is large even for real ones (last row), so read no more
-# from small differences. Which number is the right one? If another picture of the same quality will do, the judge's.
-# If you want to *preview* with few steps what many steps will draw, the distance.
+# **What to see.** The judge is content much earlier than the strict measure: it can hardly tell the rows apart, with
+# one exception: by Karras' spacing with 5 evaluations, a third of the things are not recognised. 24 pictures are few:
+# one picture is four percent, and the Fréchet distance of so few is large even for real ones (last row), so read no
+# more from small differences. Which number is the right one? If another picture of the same quality will do, the
+# judge's. If you want to *preview* with few steps what many steps will draw, the distance.
 #
 # ## Spacing: where to ask
 #
@@ -847,7 +849,7 @@ print(f"ddim, 50 evaluations: trailing {trailing_50:.3f}, karras {limit:.3f}")
 # **What to see.** With 5 and 10 evaluations *leading* is behind *trailing*: it starts with pure noise at a level
 # where some picture should be left already, and so follows another path. With 5 evaluations *trailing* is the best
 # place to ask. With 20, *karras* wins by far: the evenly timed runs end with one very large
-# stride of $\lambda$, and that is an error that no order removes. The second line above says that DDIM gains
+# stride of $\lambda$, and that is an error that no order removes. The line printed above says that DDIM gains
 # from it too.
 #
 # ## Samplers that draw fresh noise
@@ -860,9 +862,9 @@ print(f"ddim, 50 evaluations: trailing {trailing_50:.3f}, karras {limit:.3f}")
 check(my_ddpm, samplers.euler_ancestral)
 
 # %% [markdown]
-# So there is nothing to converge to but the *distribution*. Measure that where it is known: 2,000 points, and how
-# far their distribution is from the mixture's own (sliced Wasserstein distance: project on 16 directions, sort, and
-# compare in pairs).
+# It is DDPM once more. So there is nothing to converge to but the *distribution*. Measure that where it is known: 2,000
+# points, and how far their distribution is from the mixture's own (sliced Wasserstein distance: project on 16
+# directions, sort, and compare in pairs).
 
 # %%
 many = initial_noise(range(2000), (2,)).double()  # (2000, 2)
@@ -892,7 +894,8 @@ assert stochastic["ddpm"][5] > stochastic["ddim"][5] > stochastic["dpmpp_2m"][5]
 assert stochastic["ddpm"][100] < 0.5 * stochastic["ddpm"][10]
 
 # %% [markdown]
-# **What to see.** All approach the last row, the best that 2,000 points can do. With 5 steps DDPM is behind DDIM, and
+# **What to see.** All come as near as fresh points of the mixture do (last row; that is one draw, and another may be
+# nearer). With 5 steps DDPM is behind DDIM, and
 # DDIM behind DPM-Solver++ 2M. On so smooth a toy the gap is small; on photographs it is not: for CIFAR-10 and 10 steps
 # Song et al. (2021, table 1) report a Fréchet distance of 13.4 with $\eta = 0$ and of 41.1 with $\eta = 1$. Now the
 # same with emoji: one seed, and more and more evaluations, by Karras' spacing.
@@ -986,7 +989,11 @@ quiz(
             Choice(
                 "The network is not accurate enough", "On the mixture the denoiser is exact; only the sampler can err."
             ),
-            Choice("A coefficient is wrong", "A wrong weight leaves a first-order error in every step.", right=True),
+            Choice(
+                "A coefficient is wrong",
+                "A wrong weight leaves an error that falls more slowly than the method's own.",
+                right=True,
+            ),
         ],
     ),
     Question(

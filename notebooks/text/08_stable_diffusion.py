@@ -30,9 +30,9 @@
 #
 # **You need** lessons 01 to 07. All parts are known; here they grow.
 #
-# **Time**: about a minute and a half of computing on two processor cores and 3 GB of memory, an hour of reading. Where there is a
-# GPU the same cells use it. **The outputs that are saved here come from a processor**: no GPU was to be had, and a cell
-# that would show more on one says so.
+# **Time**: two to three minutes of computing on two processor cores and 3 GB of memory, an hour of reading. Where there
+# is a GPU the same cells use it. **The outputs that are saved here come from a processor**: no GPU was to be had, and a
+# cell that would show more on one says so.
 
 # %% [markdown]
 # ## The same classes
@@ -40,6 +40,10 @@
 # A preset is a frozen dataclass. Here are two of them, side by side.
 
 # %%
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing in this lesson asks the network
+
 from ldm_edu.config import PRESETS
 from ldm_edu.viz import Table
 
@@ -169,7 +173,7 @@ assert sum(counts["autoencoder"].values()) == 83_653_863 and sum(counts["text en
 Table(("part", "parameters"), tuple(rows))
 
 # %% [markdown]
-# Where are they? Sort the count by level and by kind of layer.
+# Where are they? Sort the count by level and by kind of layer. (The picture follows below, beside the work.)
 
 # %%
 from matplotlib.figure import Figure
@@ -371,9 +375,10 @@ Table(
 
 # %% [markdown]
 # **What to see.** The second row is a key projection of cross-attention: 768 numbers of a token in, 320 out. Follow the
-# last row: block 5 on the way up ends level 2 (counted from the bottom: two levels of three blocks), and as there is a
-# transformer at `.1`, the upsampling comes at `.2`. At the lowest level, without transformers, it is at `.1`. Such
-# details are why a list is made by a program and checked for being one to one, and never loaded "as far as it fits".
+# last row: block 5 on the way up is the last of the second level from the bottom (three blocks each, from 0), and as
+# there is a transformer at `.1`, the upsampling comes at `.2`. At the lowest level, without transformers, it is at
+# `.1`. Such details are why a list is made by a program and checked for being one to one, and never loaded "as far as
+# it fits".
 #
 # Now read such a file for real. Its layout is the published one, tensor by tensor; the channels are fewer, so that it
 # is quickly written, and its weights are random. The numbers that come out must be the same before and after.
@@ -423,13 +428,14 @@ for name, module in before.modules().items():
 print("every weight came back, bit for bit")
 
 # %% [markdown]
-# One tensor is shaped differently: in the file the autoencoder's attention consists of 1 x 1 convolutions, here of
-# linear maps, which compute the same. Files in the wild carry more: a second, averaged copy of the U-Net
-# (`model_ema.*`), the schedule's tables, positions 0 to 76. They are dropped by name. And an older file, a `.ckpt`, is a
-# Python pickle: opening one can run any program, so it is opened only in PyTorch's `weights_only` mode, or not at all.
+# One kind of tensor is shaped differently: in the file the autoencoder's attention consists of 1 x 1 convolutions, here
+# of linear maps, which compute the same. Files in the wild carry more: a second, averaged copy of the U-Net
+# (`model_ema.*`), the schedule's tables, positions 0 to 76. They are dropped by name. And an older file, a `.ckpt`, is
+# a Python pickle: opening one can run any program, so it is opened only in PyTorch's `weights_only` mode, or not at
+# all.
 #
 # Is the whole equal to the reference? The same random weights were written by `diffusers` at full size and drawn with
-# by both, in two layouts. This is the record; it takes ten minutes, so it is not repeated here:
+# by both, in two layouts. This is the record; it takes minutes, so it is not repeated here:
 
 # %%
 import json
@@ -441,16 +447,20 @@ same = record["sections"][0]
 print(record["command"], "on", record["date"])
 print(same["note"])
 Table(
-    ("largest difference", "found", "their spread"),
+    ("largest difference", "found", "standard deviation of theirs"),
     tuple((f["name"], f"{f['value']:.1e}", *(f"{v:.2f}" for v in f["beside"].values())) for f in same["figures"]),
 )
 
 # %% [markdown]
+# **What to see.** The pictures differ by less than one part in ten thousand of their spread: the rounding of float32,
+# when sums are taken in another order.
+#
 # ## The real weights
 #
 # They are not part of this course: 4 GB, and under a licence of their own (CreativeML OpenRAIL-M). If this machine has
-# them, in the cache of the Hugging Face hub, the next cell finds them, and everything below uses them. Otherwise it says
-# so, and the network below has random weights, which cost the same time and draw nothing.
+# them, in the cache of the Hugging Face hub, the next cell finds them, and everything below uses them. (From a shell,
+# `.venv/bin/ldm-edu generate "a horse" --model stable-diffusion-v1-5/stable-diffusion-v1-5` fetches them, once.)
+# Otherwise it says so, and the network below has random weights, which cost the same time and draw nothing.
 
 # %%
 from ldm_edu.checkpoint.io import CheckpointError
@@ -522,7 +532,7 @@ print(f"{bandwidth / 1e9:.0f} GB/s from memory")
 # `bfloat16` has the range of float32 in half the bytes, with 8 bits of precision instead of 24: enough for a network
 # that estimates noise. It halves the weights, from 3.44 GB to 1.72, and more than doubles the arithmetic on processors
 # that have instructions for it. The others imitate it, several times slower than they compute in float32, so there
-# float32 is taken. (`float16` needs as little as bfloat16, but its range is small, and hardly any CPU computes it.)
+# float32 is taken. (`float16` needs as little as bfloat16, but its range is small, and few CPUs compute it.)
 #
 # Build the network without memory, then give it memory. Random weights, unless the real ones are here.
 
@@ -625,17 +635,18 @@ def roof_figure():
         figure = Figure(figsize=(7.2, 3.6), layout="constrained")
         axes = figure.add_subplot()
         ridge = compute / bandwidth
-        lowest, highest = ridge / 300, ridge * 300
+        lowest, highest = ridge / 10, ridge * 100
         axes.loglog([lowest, ridge], [lowest * bandwidth / 1e12, compute / 1e12], color=INK, label="the roof, measured")
         axes.loglog([ridge, highest], [compute / 1e12] * 2, color=INK)
         for size, marker in zip(measured, "os"):
             intensity = 2 * work_of[size] / weight_bytes
             rate = 2 * work_of[size] / measured[size] / 1e12
-            axes.loglog(intensity, rate, marker, ms=8, color=NETWORK, label=f"a guided step, {size} pixels")
+            axes.loglog(intensity, rate, marker, ms=5, color=NETWORK, label=f"a guided step, {size} pixels")
             axes.loglog(
                 [intensity] * 2, [rate, min(compute, intensity * bandwidth) / 1e12], color=NETWORK, ls=":", lw=1
             )
         axes.set(xlabel="operations for each byte of weights", ylabel="TFLOP/s")
+        axes.set_ylim(compute / 1e13, 1.5 * compute / 1e12)
         axes.legend(fontsize=8.5, loc="lower right")
         return drawing(
             figure,
@@ -667,15 +678,15 @@ else:
 shown
 
 # %% [markdown]
-# From the shell the same is `ldm-edu generate --model FILE "an astronaut riding a horse" --size 512x512`, for the single
-# file, the folder, or the name on the hub.
+# From the shell the same is `ldm-edu generate --model FILE "an astronaut riding a horse" --size 512x512`, for the
+# single file, the folder, or the name on the hub.
 #
 # ## Start from a picture
 #
 # A sampler walks from noise to data and does not ask who made the noisy sample it starts with. So start in the middle:
 # take a picture, encode it, add the noise of level $k$, and walk from there (Meng et al. 2022, section 3). The share of
-# the way that is walked is called *strength*: at 1 nothing of the picture is left, at 0 nothing is done to it. All you
-# need is `levels[k:]`. The emoji model can do it as well as the large one, so it plays here.
+# the way that is walked is called *strength*: at 1 next to nothing of the picture is left, at 0 nothing is done to it.
+# All you need is `levels[k:]`. The emoji model can do it as well as the large one, so it plays here.
 
 # %%
 from ldm_edu import dpmpp_2m, initial_noise
@@ -716,9 +727,9 @@ gallery(frames, asked, name="strength", title="From a red apple towards another 
 # %% [markdown]
 # **What to see.** At 0.1 the apple is repainted where it stands. At 0.2 both things are in the picture: a melon's rind
 # around an apple's red, a face on its skin. At 0.4 the prompt has won. Noise takes fine things first and coarse things
-# last (lesson 01), so strength chooses how coarse the things are that may change; and guidance pulls, at every step that
-# is left, towards the prompt. On large pictures, which keep their outlines under more noise, 0.4 to 0.7 is the usual
-# range.
+# last (lesson 01), so strength chooses how coarse the things are that may change; and guidance pulls, at every step
+# that is left, towards the prompt. On large pictures, which keep their outlines under more noise, 0.4 to 0.7 is the
+# usual range.
 #
 # **Try it.** Put a picture of your own in the apple's place: `apple = from_pil(fit(open_picture(Path("mine.png")), (64,
 # 64)))`, with these three from `ldm_edu.pictures`. Find the strength at which it is no longer yours.
@@ -727,9 +738,9 @@ gallery(frames, asked, name="strength", title="From a red apple towards another 
 # ## Train it
 #
 # The loop is the one of lesson 04: noise a clean latent, predict the noise, square the error. Nothing in it knows how
-# large the network is. On a GPU the cell below trains all 859,520,964 parameters from scratch for some minutes. On
-# a processor their gradients and AdamW's two moments would need 14 GB, so there the **same class with a tenth of the
-# channels** (32 instead of 320) is trained for about a minute.
+# large the network is. On a GPU the cell below trains all 859,520,964 parameters from scratch for some minutes. On a
+# processor they would need 14 GB with their gradients and AdamW's two moments, so there the **same class with a tenth
+# of the channels** (32 instead of 320) is trained for about a minute.
 #
 # The data are the emoji model's latents and text states. Its states are 192 numbers wide where Stable Diffusion reads
 # 768; the rest is zeros.
@@ -815,11 +826,11 @@ with torch.no_grad():
 sheet(drawn, asked)
 
 # %% [markdown]
-# **What to see.** The loss starts at 1, where a network is that always answers 0, falls steeply, and after some eighty
-# steps seems to be done. The pictures are confetti. Both are right: the network has learned to copy noise where noise is
-# plain to see, which is most of the loss. What a picture shows is decided at the noisy end, where the loss has hardly
-# anything left to fall and the learning is slow (lesson 02). The shipped emoji model, of about the same size, saw two
-# hundred times as many pictures.
+# **What to see.** The loss starts at 1, that of a network which always answers 0, falls steeply, and after some eighty
+# steps seems to be done. The pictures are confetti. Both are right: the network has learned to copy noise where noise
+# is plain to see, which is most of the loss. What a picture shows is decided at the noisy end. There the loss is small
+# as soon as noise is repeated; the little that is left of it is the picture, and the curve does not show it. The
+# shipped emoji model, of about the same size, saw two hundred times as many pictures.
 
 # %% [markdown]
 # ## What the real training cost
@@ -858,12 +869,12 @@ for name, plan in (("as in the model cards", CARDS), ("600,000 steps at each siz
 Table(("plan", "on", "takes", ""), tuple(rows))
 
 # %% [markdown]
-# **What to see.** A quarter of the peak is about what published training code reaches on A100s. The cards report 150,000
-# GPU hours, several times as much as the second row. The count has left things out: each picture was encoded and each
-# caption read anew in every step, the software of 2022 was slower, and not every hour of 256 GPUs trains. A few months
-# later MosaicML estimated 79,000 hours for version 2 (*Training Stable Diffusion from Scratch Costs <$160k*, a blog post
-# of 2023), and then did it for a third of the price, with latents computed beforehand. You did the same in lesson 04:
-# encode once, train on what is kept.
+# **What to see.** A quarter of the peak is about what published training code reaches on A100s. The cards report
+# 150,000 GPU hours, several times as much as the second row. The count has left things out: each picture was encoded
+# and each caption read anew in every step, the software of 2022 was slower, and not every hour of 256 GPUs trains. A
+# few months later MosaicML estimated 79,000 hours for version 2 (*Training Stable Diffusion from Scratch Costs <$160k*,
+# a blog post of 2023), and then did it for a third of the price, with latents computed beforehand. You did the same in
+# lesson 04: encode once, train on what is kept.
 #
 # How such a run is laid out over many GPUs, and what happens when one of them dies, is in `docs/training_at_scale.md`;
 # `ldm-edu train unet --preset sd15 --data FOLDER` is its command, on one processor as on many GPUs.

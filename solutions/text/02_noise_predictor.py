@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # Exercises 02 · A small U-Net noise predictor
+# # Exercises 02 · The noise predictor
 #
 # Eight items for [lesson 02](../notebooks/02_noise_predictor.ipynb). Each stands on its own: leave one out and come
 # back. Write with torch (and einops, where you like); `ldm_edu` itself may be looked at, but not called.
@@ -27,8 +27,8 @@ from ldm_edu.grading import check, hint
 
 # %% [markdown] item="02.time_embedding"
 # A network needs to know how noisy its input is. One number is a weak signal; a vector of waves is a strong one
-# (Vaswani et al. 2017, section 3.5; Ho et al. 2020, appendix B). With `half = width // 2`, feature `i` of the first half
-# is `cos(t * 10000 ** (-i / half))`, and the second half holds the sines of the same angles.
+# (Vaswani et al. 2017, section 3.5; Ho et al. 2020, appendix B). With `half = width // 2`, feature `i` of the first
+# half is `cos(t * 10000 ** (-i / half))`, and the second half holds the sines of the same angles.
 
 
 # %% solution="02.time_embedding"
@@ -60,8 +60,8 @@ def noise_loss(
 
 
 # %% [markdown] item="02.v_target"
-# Near pure noise `eps` is all there is to see, and predicting it says nothing of the picture. `v` (Salimans and Ho 2022,
-# section 4) asks for the noise where the picture shows and for the picture where the noise does.
+# Near pure noise `eps` is all there is to see, and predicting it says nothing of the picture. `v` (Salimans and Ho
+# 2022, section 4) asks for the noise where the picture shows and for the picture where the noise does.
 
 
 # %% solution="02.v_target"
@@ -102,9 +102,9 @@ def posterior(x_t: Tensor, x0: Tensor, now: float, before: float) -> tuple[Tenso
 
 
 # %% [markdown] item="02.add_time"
-# Inside a residual block the time step shifts every channel: `h` holds the feature maps (B, C, H, W), `shift` one number
-# for each picture and channel (B, C). This code trains, slowly and badly, and what a picture becomes depends on the
-# others in its batch. Correct it.
+# Inside a residual block the time step shifts every channel: `h` holds the feature maps (B, C, H, W), `shift` one
+# number for each picture and channel (B, C). This code trains, slowly and badly, and what a picture becomes depends on
+# the others in its batch. Correct it.
 
 
 # %% solution="02.add_time"
@@ -132,9 +132,9 @@ silent_loss = float(torch.randn(1_000_000, generator=torch.Generator().manual_se
 ### END SOLUTION
 
 # %% [markdown] item="02.x0_error"
-# At index 999 of Stable Diffusion's schedule (1000 steps, sqrt(beta) linear from sqrt(0.00085) to sqrt(0.012)) a network
-# predicts the noise with a root mean squared error of 0.1. How large is the error of the picture it implies? Guess
-# first.
+# At index 999 of Stable Diffusion's schedule (1000 steps, sqrt(beta) linear from sqrt(0.00085) to sqrt(0.012)) a
+# network predicts the noise with a root mean squared error of 0.1. How large is the error of the picture it implies?
+# Guess first.
 
 # %% solution="02.x0_error"
 x0_error = ...

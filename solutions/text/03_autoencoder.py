@@ -26,8 +26,8 @@ from torch import Tensor
 from ldm_edu.grading import check, hint
 
 # %% [markdown] item="03.kl"
-# The encoder answers with a Gaussian for every latent number: a `mean`, and the logarithm of the variance, `logvar`. The
-# KL divergence to the standard normal is what keeps latents small and smooth (Kingma and Welling 2014, appendix B).
+# The encoder answers with a Gaussian for every latent number: a `mean`, and the logarithm of the variance, `logvar`.
+# The KL divergence to the standard normal is what keeps latents small and smooth (Kingma and Welling 2014, appendix B).
 # Return it for each picture, in nats.
 
 
@@ -40,8 +40,8 @@ def kl(mean: Tensor, logvar: Tensor) -> Tensor:
 
 
 # %% [markdown] item="03.sample"
-# Drawing a random number stops gradients; scaling one that was drawn before does not. Sample the posterior by that trick
-# (Kingma and Welling 2014, section 2.4). `eps` is standard normal noise.
+# Drawing a random number stops gradients; scaling one that was drawn before does not. Sample the posterior by that
+# trick (Kingma and Welling 2014, section 2.4). `eps` is standard normal noise.
 
 
 # %% solution="03.sample"
@@ -53,8 +53,8 @@ def sample(mean: Tensor, logvar: Tensor, eps: Tensor) -> Tensor:
 
 
 # %% [markdown] item="03.psnr"
-# The peak signal-to-noise ratio says in decibels how close two pictures are; 30 is good, 40 is hard to see. Pictures in
-# this course run from -1 to 1.
+# The peak signal-to-noise ratio says in decibels how close two pictures are; 30 is good, at 40 the difference is hard
+# to see. Pictures in this course run from -1 to 1.
 
 
 # %% solution="03.psnr"
@@ -81,7 +81,8 @@ def scale_factor(latents: Tensor) -> Tensor:
 
 # %% [markdown] item="03.hinge_loss"
 # A discriminator looks at patches, and gives each a logit: high for real, low for decoded. Its own loss is a hinge (Lim
-# and Ye 2017): once a patch is safely on its side, it teaches nothing more.
+# and Ye 2017): once a patch is safely on its side, it teaches nothing more. Take the mean over the patches of each
+# kind, and then the mean of the two.
 
 
 # %% solution="03.hinge_loss"
@@ -133,5 +134,5 @@ grey_psnr = float(10 * torch.log10(4 / pixels.square().mean()))
 ### END SOLUTION
 
 # %% [markdown]
-# From a terminal, `ldm-edu grade exercises/03_autoencoder.ipynb` grades the whole notebook, and `ldm-edu progress` shows
-# how far you have come.
+# From a terminal, `ldm-edu grade exercises/03_autoencoder.ipynb` grades the whole notebook, and `ldm-edu progress`
+# shows how far you have come.

@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # Exercises 04 · Diffusion in latent space
+# # Exercises 04 · Latent diffusion
 #
 # Seven items for [lesson 04](../notebooks/04_latent_diffusion.ipynb). Each stands on its own: leave one out and come
 # back. Write with torch (and einops, where you like); `ldm_edu` itself may be looked at, but not called.
@@ -37,8 +37,8 @@ def to_unit(z: Tensor, scale: float, shift: float) -> Tensor:
 
 # %% [markdown] item="04.times"
 # If the times of a batch are drawn one by one, a small batch may see only noisy ones, and the loss jumps about. Spread
-# them (Kingma et al. 2021, appendix I.1): picture `i` of `n` draws its time from the `i`-th of `n` equal strips, at the
-# place `u[i]` inside it.
+# them (after Kingma et al. 2021, who draw one random number for all of them): picture `i` of `n` draws its time from
+# the `i`-th of `n` equal strips, at the place `u[i]` inside it.
 
 
 # %% solution="04.times"
@@ -64,8 +64,9 @@ def ema(average: Tensor, weights: Tensor, decay: float) -> Tensor:
 
 
 # %% [markdown] item="04.weight"
-# Almost clean latents are easy, and there are many of them: unweighted, they take most of training. Write the min-SNR
-# weight of Hang et al. 2023 (section 3.4) for a network that predicts the noise.
+# Where there is little noise, a noise predictor's error is largest, and most of it cannot be removed (lesson 02):
+# unweighted, these times take most of training. Write the min-SNR weight of Hang et al. 2023 (section 3.4) for a
+# network that predicts the noise.
 
 
 # %% solution="04.weight"
@@ -99,7 +100,7 @@ def cached(latents: Tensor, rows: Tensor, eps: Tensor, alpha_bar: Tensor) -> Ten
 ### END SOLUTION
 
 # %% [markdown] item="04.convolutions"
-# Take one convolution of a U-Net, with so many channels in and out, once on a picture and once on a latent of factor
+# Take one convolution of a U-Net, with the same channels in and out, once on a picture and once on a latent of factor
 # f = 8. How many times less work is it on the latent?
 
 # %% solution="04.convolutions"

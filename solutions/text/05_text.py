@@ -95,13 +95,13 @@ def contrastive(image: Tensor, text: Tensor, scale: float) -> Tensor:
 
 # %% [markdown] item="05.end_state"
 # One vector stands for a whole text: the state of its end token. Texts are padded to one length with more end tokens.
-# With this function all texts come out nearly alike, and retrieval is no better than chance. Correct it.
+# With this function all texts come out exactly alike, and retrieval is no better than chance. Correct it.
 
 
 # %% solution="05.end_state"
 def end_state(states: Tensor, tokens: Tensor, end: int) -> Tensor:
     """The state (B, D) that has read the whole text; states are (B, L, D), tokens (B, L)."""
-    return states[:, -1]
+    return states[:, 0]
 
 
 ### BEGIN SOLUTION
@@ -133,5 +133,5 @@ guessing = float(F.cross_entropy(torch.zeros(128, 128), torch.arange(128)))
 ### END SOLUTION
 
 # %% [markdown]
-# From a terminal, `ldm-edu grade exercises/05_text.ipynb` grades the whole notebook, and `ldm-edu progress` shows how far
-# you have come.
+# From a terminal, `ldm-edu grade exercises/05_text.ipynb` grades the whole notebook, and `ldm-edu progress` shows how
+# far you have come.

@@ -26,9 +26,9 @@ from torch import Tensor
 from ldm_edu.grading import check, hint
 
 # %% [markdown] item="06.drop_condition"
-# Guidance needs a network that draws with a caption and without. One network learns both when a share of the captions is
-# replaced by the blank one in training (Ho and Salimans 2022, algorithm 1). `u` holds a random number from 0 to 1 for
-# each picture; where it is below `share`, that picture's caption is dropped.
+# Guidance needs a network that draws with a caption and without. One network learns both when a share of the captions
+# is replaced by the blank one in training (Ho and Salimans 2022, algorithm 1). `u` holds a random number from 0 to 1
+# for each picture; where it is below `share`, that picture's caption is dropped.
 
 
 # %% solution="06.drop_condition"
@@ -89,8 +89,8 @@ def rescale(cond: Tensor, guided: Tensor, phi: float) -> Tensor:
 
 
 # %% [markdown] item="06.scale_at"
-# Guidance hurts variety where noise is high and does nothing where it is low, so it may be kept to the middle of the run
-# (Kynkaanniemi et al. 2024). This function gives the scale to use where sigma / alpha is `ratio`. With it, pictures
+# Guidance hurts variety where noise is high and does nothing where it is low, so it may be kept to the middle of the
+# run (Kynkäänniemi et al. 2024). This function gives the scale to use where sigma / alpha is `ratio`. With it, pictures
 # forget their prompt. Correct it.
 
 
@@ -119,8 +119,9 @@ same_as_w = 3 + 1
 ### END SOLUTION
 
 # %% [markdown] item="06.overshoot"
-# In one dimension: all data is N(0, 1), what the prompt asks for is N(1, 1). Guidance at scale 3 draws from
-# p(x) (p(x|c) / p(x))^3, up to a constant. What is the mean of that? Predict; then compute it, on paper or on a grid of x.
+# In one dimension: all data is N(0, 1), what the prompt asks for is N(1, 1). For two bells of one width, and not in
+# general (lesson 06), guidance at scale 3 draws from p(x) (p(x|c) / p(x))^3, up to a constant. What is the mean of
+# that? Predict; then compute it, on paper or on a grid of x.
 
 # %% solution="06.overshoot"
 overshoot = ...

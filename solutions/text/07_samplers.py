@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Exercises 07 · Fast samplers
 #
-# Eight items for [lesson 07](../notebooks/07_samplers.ipynb). Each stands on its own: leave one out and come back. Write
-# with torch (and einops, where you like); `ldm_edu` itself may be looked at, but not called.
+# Eight items for [lesson 07](../notebooks/07_samplers.ipynb). Each stands on its own: leave one out and come back.
+# Write with torch (and einops, where you like); `ldm_edu` itself may be looked at, but not called.
 
 # %%
 import math
@@ -26,8 +26,8 @@ from torch import Tensor
 from ldm_edu.grading import check, hint
 
 # %% [markdown] item="07.ddim_step"
-# DDIM without noise (Song et al. 2021, equation 12): guess the clean picture, then noise it again to the next level, with
-# the very noise that was predicted. `now` and `nxt` are `alpha_bar` at both levels.
+# DDIM without noise (Song et al. 2021, equation 12): guess the clean picture, then noise it again to the next level,
+# with the very noise that was predicted. `now` and `nxt` are `alpha_bar` at both levels.
 
 
 # %% solution="07.ddim_step"
@@ -40,8 +40,9 @@ def ddim_step(x: Tensor, eps: Tensor, now: float, nxt: float) -> Tensor:
 
 
 # %% [markdown] item="07.euler_step"
-# Divide everything by sqrt(alpha_bar) and the picture no longer fades: x = x0 + sigma eps. Then sampling is the equation
-# dx / d sigma = eps (Karras et al. 2022, equation 1). Take one step of Euler's method, given the estimate of `x0`.
+# Divide everything by sqrt(alpha_bar) and the picture no longer fades: x = x0 + sigma eps. Then sampling is the
+# equation dx / d sigma = eps (Karras et al. 2022, equation 1). Take one step of Euler's method, given the estimate of
+# `x0`.
 
 
 # %% solution="07.euler_step"
@@ -54,8 +55,8 @@ def euler_step(x: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> Tensor
 
 
 # %% [markdown] item="07.heun_step"
-# Heun's method looks ahead: an Euler step, the slope there, and then the real step along the mean of both slopes (Karras
-# et al. 2022, algorithm 1). `denoise(x, sigma)` gives the estimate of x0; `sigma_next` is not 0 here.
+# Heun's method looks ahead: an Euler step, the slope there, and then the real step along the mean of both slopes
+# (Karras et al. 2022, algorithm 1). `denoise(x, sigma)` gives the estimate of x0; `sigma_next` is not 0 here.
 
 
 # %% solution="07.heun_step"
@@ -100,8 +101,9 @@ def trailing(steps: int, total: int) -> list[int]:
 
 
 # %% [markdown] item="07.eta_sigma"
-# Between DDIM and DDPM there is a dial, eta: how much fresh noise a step adds. This function gives the standard deviation
-# of that noise; its pictures come out grainy. Correct it. (`now` and `nxt` are `alpha_bar`, and `nxt` is the larger one.)
+# Between DDIM and DDPM there is a dial, eta: how much fresh noise a step adds. This function gives the standard
+# deviation of that noise; its pictures come out grainy. Correct it. (`now` and `nxt` are `alpha_bar`, and `nxt` is the
+# larger one.)
 
 
 # %% solution="07.eta_sigma"
@@ -119,8 +121,8 @@ def eta_sigma(now: float, nxt: float, eta: float) -> float:
 ### END SOLUTION
 
 # %% [markdown] item="07.order"
-# A sampler's end point was compared with the exact one: with 10 steps the error was 0.0803, with 20 steps 0.0201, with 40
-# steps 0.0050. Of which order is it?
+# A sampler's end point was compared with the exact one: with 10 steps the error was 0.0803, with 20 steps 0.0201, with
+# 40 steps 0.0050. Of which order is it?
 
 # %% solution="07.order"
 order = ...
@@ -138,5 +140,5 @@ evaluations = 19 * 2 + 1
 ### END SOLUTION
 
 # %% [markdown]
-# From a terminal, `ldm-edu grade exercises/07_samplers.ipynb` grades the whole notebook, and `ldm-edu progress` shows how
-# far you have come.
+# From a terminal, `ldm-edu grade exercises/07_samplers.ipynb` grades the whole notebook, and `ldm-edu progress` shows
+# how far you have come.

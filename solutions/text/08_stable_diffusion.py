@@ -26,9 +26,9 @@ from ldm_edu.grading import check, hint
 
 # %% [markdown] item="08.our_name"
 # The first release of Stable Diffusion numbers all blocks of the way down in one row: `input_blocks.0` is the first
-# convolution; then come, for each of four levels, two blocks and a downsampler (the last level has none). Inside a block,
-# `.0` is the residual block, with the layers `in_layers.0` and `.2`, `emb_layers.1`, `out_layers.0` and `.3`, and
-# `skip_connection`. Here they are called `norm1` and `conv1`, `time_proj`, `norm2` and `conv2`, and `skip`.
+# convolution; then come, for each of four levels, two blocks and a downsampler (the last level has none). Inside a
+# block, `.0` is the residual block, with the layers `in_layers.0` and `.2`, `emb_layers.1`, `out_layers.0` and `.3`,
+# and `skip_connection`. Here they are called `norm1` and `conv1`, `time_proj`, `norm2` and `conv2`, and `skip`.
 #
 # Translate the name of a tensor of a residual block: `input_blocks.1.0.in_layers.2.weight` is
 # `down.0.stages.0.res.conv1.weight`, the first block of level 0.
@@ -54,11 +54,11 @@ def our_name(name: str) -> str:
 
 
 # %% [markdown] item="08.transformer_parameters"
-# Count the parameters of one spatial transformer with `c` channels, layer by layer: a group norm; a projection in (`c` to
-# `c`); a layer norm and self-attention; a layer norm and cross-attention to a context of width `context`; a layer norm
-# and a gated feed-forward layer (GEGLU) with `4 c` hidden values; a projection out (`c` to `c`). Queries, keys and values
-# have no bias, every other linear layer has one, every norm has a weight and a bias (Rombach et al. 2022, appendix E.2).
-# With 320 channels and a context of 768 it is 2,546,240.
+# Count the parameters of one spatial transformer with `c` channels, layer by layer: a group norm; a projection in (`c`
+# to `c`); a layer norm and self-attention; a layer norm and cross-attention to a context of width `context`; a layer
+# norm and a gated feed-forward layer (GEGLU) with `4 c` hidden values; a projection out (`c` to `c`). Queries, keys and
+# values have no bias, every other linear layer has one, every norm has a weight and a bias (Rombach et al. 2022,
+# appendix E.2). With 320 channels and a context of 768 it is 2,546,240.
 
 
 # %% solution="08.transformer_parameters"
@@ -76,9 +76,9 @@ def transformer_parameters(channels: int, context: int) -> int:
 
 
 # %% [markdown] item="08.first_step"
-# Image to image (Meng et al. 2022, SDEdit) noises a given picture to some level and runs the rest of the sampler. With a
-# `strength` of 0.6, six tenths of the steps are left to go, rounded down to whole ones, and never less than one. Return
-# the index of the first step of them: 0 at strength 1, and 21 of 50 at strength 0.58, where 29 are left.
+# Image to image (Meng et al. 2022, SDEdit) noises a given picture to some level and runs the rest of the sampler. With
+# a `strength` of 0.6, six tenths of the steps are left to go, rounded down to whole ones, and never less than one.
+# Return the index of the first step of them: 0 at strength 1, and 21 of 50 at strength 0.58, where 29 are left.
 
 
 # %% solution="08.first_step"
@@ -146,9 +146,9 @@ def mean_gradient(gradients: Tensor) -> Tensor:
 ### END SOLUTION
 
 # %% [markdown] item="08.attention_share"
-# The U-Net has 859,520,964 parameters. Which share of them is in its spatial transformers, as a fraction of 1? There are
-# 16 of them, with a context of width 768: two a level on the way down at 320, 640 and 1280 channels, one in the middle at
-# 1280, three a level on the way up at 1280, 640 and 320. Guess first: less than a third, or more than a half?
+# The U-Net has 859,520,964 parameters. Which share of them is in its spatial transformers, as a fraction of 1? There
+# are 16 of them, with a context of width 768: two a level on the way down at 320, 640 and 1280 channels, one in the
+# middle at 1280, three a level on the way up at 1280, 640 and 320. Guess first: less than a third, or more than a half?
 
 # %% solution="08.attention_share"
 attention_share = ...
@@ -158,8 +158,8 @@ attention_share = float((20 * channels**2 + (2 * 768 + 21) * channels).sum() / 8
 ### END SOLUTION
 
 # %% [markdown] item="08.gpu_hours"
-# Suppose a model is trained for 600,000 steps with batches of 2048 pictures of 256 pixels, and one GPU gets through 137 such
-# pictures a second. How many GPU-hours is that, however many GPUs share the work?
+# Suppose a model is trained for 600,000 steps with batches of 2048 pictures of 256 pixels, and one GPU gets through 137
+# such pictures a second. How many GPU-hours is that, however many GPUs share the work?
 
 # %% solution="08.gpu_hours"
 gpu_hours = ...

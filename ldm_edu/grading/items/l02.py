@@ -122,7 +122,7 @@ def a_network(x: Tensor, t: Tensor) -> Tensor:
 NOISE_LOSS = Item(
     "02.noise_loss",
     title="The loss of a training step",
-    why="The loss of every model in this course, and of Stable Diffusion, is this one.",
+    why="Stable Diffusion's loss is this one; the models of lessons 00 and 04 ask for v instead of the noise.",
     kind="implement",
     points=4,
     difficulty=2,

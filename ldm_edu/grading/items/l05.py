@@ -379,10 +379,14 @@ END_STATE = Item(
     ),
     mistakes=(
         Mistake(
-            "The mistake is still there: that is the last place, which is padding for all but the longest text.",
+            "The mistake is still there: that is the start token, which has read nothing, for attention is causal.",
+            lambda s, t, end: s[:, 0],
+        ),
+        Mistake(
+            "That is the last place, padding for all but the longest text. It has read the text too, but CLIP takes "
+            "the state of the first end token, and published weights are trained for that one.",
             lambda s, t, end: s[:, -1],
         ),
-        Mistake("That is the start token, which has read nothing: attention is causal.", lambda s, t, end: s[:, 0]),
         Mistake("A mean over the text; CLIP takes one state, the end token's.", lambda s, t, end: s.mean(dim=1)),
         Mistake(
             "One too early: that is the last word's state, not the end token's.",
