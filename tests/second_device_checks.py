@@ -35,15 +35,22 @@ from ldm_edu.training.runs import Run
 from ldm_edu.training.scale import Share
 from ldm_edu.training.scale_run import How, cached, scale_run
 
-second_device.install()
 NEAR = {"rtol": 0, "atol": 2e-4}  # sums are taken in another order where attention has no kernel of its own
-THERE = torch.device(NAME, 0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _known() -> None:
+    second_device.install()  # not at the import: whoever looks for doctests in this file imports it
 
 
 @pytest.fixture(autouse=True)
 def second() -> Iterator[SecondDevice]:
     with SecondDevice() as mode:
         yield mode
+
+
+def elsewhere() -> torch.device:
+    return torch.device(NAME, 0)
 
 
 def both(preset: Preset) -> tuple[LatentDiffusion, LatentDiffusion]:
@@ -59,7 +66,7 @@ def same(draw: Callable[[LatentDiffusion], Tensor], preset: Preset = TOY) -> Non
     """Whether both models draw the same, each where it is."""
     here, there = both(preset)
     wanted, got = draw(here), draw(there)
-    assert got.device == THERE and wanted.device.type == "cpu"
+    assert got.device == elsewhere() and wanted.device.type == "cpu"
     assert wanted.std() > 0.01
     torch.testing.assert_close(got.cpu(), wanted, **NEAR)
 
@@ -84,8 +91,8 @@ def test_two_devices_do_not_meet() -> None:
         torch.randn(3, device=NAME, generator=torch.Generator())
     with pytest.raises(RuntimeError, match="not supported"):
         there.numpy()
-    assert (there + torch.tensor(1.0)).device == THERE  # numbers and indices may
-    assert there[torch.tensor([0, 2])].device == THERE
+    assert (there + torch.tensor(1.0)).device == elsewhere()  # numbers and indices may
+    assert there[torch.tensor([0, 2])].device == elsewhere()
 
 
 def test_looking_at_a_number_is_a_wait(second: SecondDevice) -> None:
@@ -202,7 +209,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     here, there = both(TOY)
     there.save(tmp_path / "there", dtype=torch.float32)
     back = LatentDiffusion.from_pretrained(tmp_path / "there", device=NAME)
-    assert back.device == THERE
+    assert back.device == elsewhere()
     for name, tensor in LatentDiffusion.from_pretrained(tmp_path / "there").unet.state_dict().items():
         assert torch.equal(tensor, here.unet.state_dict()[name])
         assert torch.equal(tensor, back.unet.state_dict()[name].cpu())
@@ -217,7 +224,7 @@ def test_training_by_hand() -> None:
     context = model.condition(["a", "b"]).context
     loss = (model.unet(x, t.to(NAME), context) - eps).square().mean()
     loss.backward()
-    assert model.unet.conv_in.weight.grad is not None and model.unet.conv_in.weight.grad.device == THERE
+    assert model.unet.conv_in.weight.grad is not None and model.unet.conv_in.weight.grad.device == elsewhere()
 
 
 # --- recorded launches ----------------------------------------------------------------------------------------------
@@ -296,7 +303,7 @@ def trained(run: Run, folder: Path) -> list[dict[str, float]]:
 def test_every_network_learns_there_as_here(tmp_path: Path) -> None:
     """The parts of the toy model, one after the other; in float32 there, since here it is so too."""
     losses = {}
-    for device in (torch.device("cpu"), THERE):
+    for device in (torch.device("cpu"), elsewhere()):
         folder = tmp_path / device.type
         vae, clip, unet, decoder = (
             dataclasses.replace(table["toy"], steps=2)
@@ -335,7 +342,7 @@ def test_own_pictures(precision: Precision, tmp_path: Path) -> None:
     share = Share(4, micro=2)
     recipe = dataclasses.replace(recipes.UNETS["toy"], steps=3, batch=4)
     losses = {}
-    for device in (torch.device("cpu"), THERE):
+    for device in (torch.device("cpu"), elsewhere()):
         out = tmp_path / device.type
         parts = load_parts(tmp_path / "parts", TOY, device)
         cache = cached(tmp_path / "pictures", out / "cache", parts, share, size=16)
