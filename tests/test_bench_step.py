@@ -16,6 +16,7 @@ from ldm_edu.evaluate import bench_samplers, bench_step, verify
 from ldm_edu.samplers import SAMPLERS
 
 
+@pytest.mark.slow
 def test_a_guided_step_is_timed_against_the_reference() -> None:
     pytest.importorskip("diffusers")
     section = bench_step.bench_step(TOY, size=16, rounds=2)

@@ -104,6 +104,7 @@ def toy_vae(out: Path, *words: str) -> str:
     return train("vae", "--preset", "toy", "--out", out, "--batch", "2", *words)
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_with_its_settings_only(tmp_path: Path) -> None:
     assert toy_vae(tmp_path, "--steps", "2") == ""
     wanted = "lr was 0.001, not 0.5; seed was 1, not 9. Give the same to resume it, or another --out"
@@ -136,6 +137,7 @@ def test_fewer_steps_than_were_done_are_refused_and_as_many_are_not(tmp_path: Pa
     assert contents(tmp_path)[str(exported)] == before[str(exported)]
 
 
+@pytest.mark.slow
 def test_a_run_that_began_with_other_weights_is_not_started_from_these(toy: Path, tmp_path: Path) -> None:
     LatentDiffusion.from_preset(TOY, seed=1).save(tmp_path / "one")
     LatentDiffusion.from_preset(TOY, seed=2).save(tmp_path / "two")
@@ -190,6 +192,7 @@ with writing(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="files are not locked there")
 def test_a_killed_training_keeps_nobody_out(tmp_path: Path) -> None:
     other = subprocess.Popen([sys.executable, "-c", KEEPS, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -37,6 +37,7 @@ def disturbed(task: DiffusionTask, at: int, disturb: Callable[[], None] = ctrl_c
     return task
 
 
+@pytest.mark.slow
 def test_the_step_is_finished_and_saved_and_the_run_goes_on_as_the_unbroken_one(tmp_path: Path) -> None:
     unbroken, told = toy_task(), []
     list(train(unbroken, steps=6, seed=5))
@@ -127,6 +128,7 @@ def test_one_process_of_many_saves_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert not isinstance(stopped.value, Interrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [False, True])
 def test_the_command_says_where_it_stopped_and_goes_on_from_there(
     own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

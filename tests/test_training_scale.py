@@ -121,6 +121,7 @@ def test_recomputing_keeps_less() -> None:
     assert kept(True) < 0.6 * kept(False)
 
 
+@pytest.mark.slow
 def test_bfloat16_follows_float32(home: Path, tmp_path: Path) -> None:
     full = losses(a_run(home, tmp_path / "full"))
     half = losses(a_run(home, tmp_path / "half", precision="bf16"))
@@ -256,6 +257,7 @@ def test_the_parts_must_be_those_of_the_preset(home: Path) -> None:
         load_parts(home / "parts", FASHION, CPU)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["diffusers", "compvis"])
 def test_published_layouts_give_the_parts_and_the_start(home: Path, tmp_path: Path, layout: Family) -> None:
     out = tmp_path / ("sd.safetensors" if layout == "compvis" else "sd")

@@ -106,6 +106,7 @@ def assigned(text: str) -> bool:
     return all(unicodedata.category(c) != "Cn" for c in text)
 
 
+@pytest.mark.slow
 def test_more_than_ten_thousand_strings(reference: Any) -> None:
     texts = [text for text in strings(random.Random(0), 14_000) if assigned(text)]
     assert len(texts) > 10_000
