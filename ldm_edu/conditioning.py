@@ -112,6 +112,12 @@ def as_long_as_each_other(conditions: Sequence[Conditioning]) -> list[Conditioni
     ]
 
 
+def refuse_one(prompts: Sequence[object]) -> None:
+    """Raise `TypeError` for a prompt by itself: it is a sequence too, of its letters."""
+    if isinstance(prompts, str):
+        raise TypeError(f"pass a list of prompts, [{prompts[:20]!r}], not a single one")
+
+
 class TextConditioner:
     """Prompts as the states of all their tokens (Rombach et al. 2022, section 3.3).
 
@@ -138,8 +144,7 @@ class TextConditioner:
         ValueError
             if there is no prompt, or they are of lengths that make no batch: 5 and 7 windows would be repeated to 35.
         """
-        if isinstance(prompts, str):
-            raise TypeError(f"pass a list of prompts, [{prompts[:20]!r}], not a single one")
+        refuse_one(prompts)
         if not prompts:
             raise ValueError("no prompts: give one a picture, [''] for the blank condition")
         read = {prompt: chunks(self.tokenizer, prompt) for prompt in dict.fromkeys(prompts)}

@@ -38,7 +38,7 @@ from ldm_edu.build import build, build_on_meta
 from ldm_edu.checkpoint.io import save_checkpoint
 from ldm_edu.checkpoint.layouts import open_checkpoint
 from ldm_edu.checkpoint.parts import Weights, fill
-from ldm_edu.conditioning import ClassConditioner, Conditioning, TextConditioner
+from ldm_edu.conditioning import ClassConditioner, Conditioning, TextConditioner, refuse_one
 from ldm_edu.config import Preset
 from ldm_edu.denoise import NetworkDenoiser
 from ldm_edu.editing import Edit, begin
@@ -178,8 +178,7 @@ class LatentDiffusion:
         TypeError
             if a single prompt is given instead of a list.
         """
-        if isinstance(prompts, str):
-            raise TypeError(f"pass a list of prompts, [{prompts[:20]!r}], not a single one")
+        refuse_one(prompts)
         if self.text is not None and self.tokenizer is not None:
             texts = [prompt for prompt in prompts if isinstance(prompt, str)]
             if len(texts) < len(prompts):
@@ -318,8 +317,7 @@ class LatentDiffusion:
         ValueError
             at the call, not at the first step, for a number, a size or a condition that does not fit.
         """
-        if isinstance(prompts, str):
-            raise TypeError(f"pass a list of prompts, [{prompts[:20]!r}], not a single one")
+        refuse_one(prompts)
         seeds = list(range(len(prompts)) if seeds is None else seeds)
         if len(prompts) not in (1, len(seeds)):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed a picture, and one prompt")

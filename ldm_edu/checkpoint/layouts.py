@@ -58,7 +58,7 @@ def _is_of_diffusers(path: Path) -> bool:
 
 def _open_ours(path: Path, preset: Preset | None, weights: Weights | None) -> Checkpoint:
     saved = load_preset(path)
-    if preset is not None and (differing := _differences(_with_scale_of(saved, preset), saved)):
+    if preset is not None and (differing := _differences(with_scale_of(saved, preset), saved)):
         raise CheckpointError(
             f"{path} was saved with another preset, {saved.name}: it differs in {listed(differing)}; leave preset out "
             "to use it."
@@ -79,7 +79,7 @@ def _open_ours(path: Path, preset: Preset | None, weights: Weights | None) -> Ch
     return Checkpoint(path, "ldm-edu", saved, parts)
 
 
-def _with_scale_of(saved: Preset, expected: Preset) -> Preset:
+def with_scale_of(saved: Preset, expected: Preset) -> Preset:
     """The expected preset with the scale and the shift of the latents as saved: training measures them."""
     if saved.autoencoder is None or expected.autoencoder is None:
         return expected

@@ -42,11 +42,11 @@ def shapes_section(draw: Draw, restore: Restore, split: Split, *, count: int, si
     drawn = draw(captions, [seed + i for i in range(count)]).float().cpu()
     with torch.inference_mode():
         decoded = torch.cat([restore(part).float().cpu() for part in real.split(64)])
-    ours = caption_accuracy(drawn, captions)
+    ours, of_real = caption_accuracy(drawn, captions), caption_accuracy(real, captions)
     beside = {
-        "real": caption_accuracy(real, captions),
+        "real": of_real,
         "real, decoded": caption_accuracy(decoded, captions),
-        "chance": by_chance(real, captions),
+        "chance": by_chance(real, captions, of_real),
     }
     figures = [_figure(kind, ours, beside, captions) for kind in (*KINDS, "all")]
     return Section(
@@ -58,11 +58,14 @@ def shapes_section(draw: Draw, restore: Restore, split: Split, *, count: int, si
     )
 
 
-def by_chance(real: Tensor, captions: list[str]) -> CaptionScore:
-    """What is true of real pictures (N, 3, S, S) that were drawn without a look at these captions of theirs."""
+def by_chance(real: Tensor, captions: list[str], unturned: CaptionScore) -> CaptionScore:
+    """What is true of real pictures (N, 3, S, S) that were drawn without a look at these captions of theirs.
+
+    ``unturned`` : their score under their own captions, as they stand.
+    """
     others = caption_accuracy(real, captions[1:] + captions[:1])
-    turned = [caption_accuracy(real.rot90(turns, (2, 3)), captions).relation for turns in range(4)]
-    return others._replace(relation=sum(turned) / 4)
+    turned = [caption_accuracy(real.rot90(turns, (2, 3)), captions).relation for turns in (1, 2, 3)]
+    return others._replace(relation=(unturned.relation + sum(turned)) / 4)
 
 
 def _figure(kind: str, ours: CaptionScore, beside: dict[str, CaptionScore], captions: list[str]) -> Figure:

@@ -41,9 +41,10 @@ def refuse_another_model(folder: Path, preset: Preset, *, but: tuple[str, ...] =
     CheckpointError
         if it does, or if what it holds cannot be told.
     """
-    if not (folder / CONFIG_FILE).is_file():
+    found = _config(folder)
+    if found is None:
         return
-    if _json(folder / CONFIG_FILE).get("kind") == KIND:
+    if found.get("kind") == KIND:
         raise CheckpointError(f"{folder} holds a classifier, not a model of the preset {preset.name}; {ANOTHER}")
     names = tuple(field.name for field in dataclasses.fields(Preset) if field.name not in but)
     same_model(load_preset(folder), preset, folder, parts=names)
@@ -57,9 +58,9 @@ def refuse_another_classifier(folder: Path, config: ClassifierConfig) -> None:
     CheckpointError
         if it does, or if what it holds cannot be told.
     """
-    if not (folder / CONFIG_FILE).is_file():
+    found = _config(folder)
+    if found is None:
         return
-    found = _json(folder / CONFIG_FILE)
     if found.get("kind") != KIND:
         raise CheckpointError(f"{folder} holds a model ({found.get('name')}), not a classifier; {ANOTHER}")
     if found.get("config") != _plain(to_dict(config)):
@@ -183,6 +184,12 @@ def writing(state: Path) -> Iterator[None]:
         except OSError:  # some network file systems have no locks
             pass
         yield
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    """What the config of a folder says, whatever it describes; None where there is none."""
+    path = folder / CONFIG_FILE
+    return _json(path) if path.is_file() else None
 
 
 def _json(path: Path) -> dict[str, Any]:

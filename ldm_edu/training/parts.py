@@ -10,7 +10,7 @@ from torch import nn
 from ldm_edu.checkpoint.errors import CheckpointError
 from ldm_edu.checkpoint.find import find_checkpoint
 from ldm_edu.checkpoint.io import load_into, load_preset, load_tensors
-from ldm_edu.checkpoint.layouts import open_checkpoint
+from ldm_edu.checkpoint.layouts import open_checkpoint, with_scale_of
 from ldm_edu.checkpoint.parts import fill
 from ldm_edu.config import Preset
 from ldm_edu.models.autoencoder import AutoencoderKL
@@ -74,11 +74,7 @@ def same_model(found: Preset, wanted: Preset, where: Path, *, parts: tuple[str, 
     CheckpointError
         if another field differs, naming it.
     """
-    if found.autoencoder is not None and wanted.autoencoder is not None:
-        scale, shift = found.autoencoder.scale, found.autoencoder.shift
-        wanted = dataclasses.replace(
-            wanted, autoencoder=dataclasses.replace(wanted.autoencoder, scale=scale, shift=shift)
-        )
+    wanted = with_scale_of(found, wanted)
     names = parts or tuple(field.name for field in dataclasses.fields(Preset))
     if other := [name for name in names if getattr(found, name) != getattr(wanted, name)]:
         raise CheckpointError(
