@@ -23,7 +23,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ldm_edu.checkpoint.errors import CheckpointError as CheckpointError
+    from ldm_edu.weights.errors import CheckpointError as CheckpointError
     from ldm_edu.conditioning import Conditioning as Conditioning
     from ldm_edu.config import EMOJI as EMOJI
     from ldm_edu.config import FASHION as FASHION
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "checkpoint.errors": ("CheckpointError",),
+    "weights.errors": ("CheckpointError",),
     "conditioning": ("Conditioning",),
     "config": ("EMOJI", "FASHION", "PRESETS", "SD15", "SD15_INPAINT", "SD15_PIX2PIX", "SHAPES", "TOY", "Preset"),
     "counts": ("parameter_counts",),

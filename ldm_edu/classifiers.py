@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ldm_edu.checkpoint.errors import CheckpointError
+from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.checkpoint.io import FORMAT, load_into, load_tensors, save_tensors
 from ldm_edu.config import ClassifierConfig, from_dict, to_dict
 from ldm_edu.files import atomic_write_text

@@ -13,7 +13,7 @@ from torch import Tensor
 from ldm_edu.build import build_on_meta
 from ldm_edu.checkpoint.diffusers_config import write_configs
 from ldm_edu.checkpoint.diffusers_folder import FOLDERS, STEMS
-from ldm_edu.checkpoint.errors import CheckpointError
+from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.checkpoint.io import FORMAT, Tensors, refuse_nan, save_file
 from ldm_edu.checkpoint.keymaps import to_ours, to_theirs
 from ldm_edu.checkpoint.parts import Checkpoint, Family, check_shapes, pairs_of

@@ -11,8 +11,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from ldm_edu.checkpoint.errors import CheckpointError
-from ldm_edu.checkpoint.mapped import WeightFile, open_weights
+from ldm_edu.weights.errors import CheckpointError
+from ldm_edu.weights.mapped import WeightFile, open_weights
 
 
 def written(path: Path, **tensors: torch.Tensor) -> WeightFile:

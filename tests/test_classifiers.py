@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm_edu.checkpoint.errors import CheckpointError
+from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.classifiers import CONFIG_FILE, load_classifier, save_classifier
 from ldm_edu.config import ClassifierConfig
 from ldm_edu.models.classifier import Classifier

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lively import lively
 
-from ldm_edu.checkpoint.errors import CheckpointError
+from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.checkpoint.find import shipped_checkpoints
 from ldm_edu.config import TOY, Preset, ScheduleConfig, UNetConfig
 from ldm_edu.files import SaveError

@@ -70,7 +70,7 @@ def test_a_unet_is_trained_on_from_its_weights(tmp_path: Path) -> None:
 
 
 def test_training_needs_the_parts_before_it(tmp_path: Path) -> None:
-    from ldm_edu.checkpoint.errors import CheckpointError
+    from ldm_edu.weights.errors import CheckpointError
     from ldm_edu.training.recipes import UNETS
     from ldm_edu.training.runs import unet_run
 
@@ -99,7 +99,7 @@ def test_measured_scale_gives_unit_variance() -> None:
 
 
 def test_a_folder_of_another_preset_is_not_trained(tmp_path: Path) -> None:
-    from ldm_edu.checkpoint.errors import CheckpointError
+    from ldm_edu.weights.errors import CheckpointError
     from ldm_edu.training.recipes import UNETS
     from ldm_edu.training.runs import unet_run
 

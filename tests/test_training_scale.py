@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.distributed.checkpoint import filesystem
 
-from ldm_edu.checkpoint.errors import CheckpointError
+from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.checkpoint.layouts import open_checkpoint
 from ldm_edu.checkpoint.parts import Family
 from ldm_edu.config import EMOJI, FASHION, TOY

@@ -7,7 +7,7 @@ load, and the pictures would be wrong.
 from collections.abc import Mapping
 from typing import Any
 
-from ldm_edu.checkpoint.errors import CheckpointError
+from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.config import AutoencoderConfig, Prediction, Preset, ScheduleConfig, TextConfig, UNetConfig
 
 Json = dict[str, Any]

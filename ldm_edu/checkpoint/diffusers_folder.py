@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ldm_edu.checkpoint import diffusers_config as configs
-from ldm_edu.checkpoint.errors import PICKLES, CheckpointError, listed
+from ldm_edu.weights.errors import PICKLES, CheckpointError, listed
 from ldm_edu.checkpoint.keymaps import Layout
-from ldm_edu.checkpoint.mapped import open_weights
+from ldm_edu.weights.mapped import open_weights
 from ldm_edu.checkpoint.parts import Checkpoint, Entry, Part, Weights, pairs_of, parts_of
 from ldm_edu.config import PRESETS, Preset, from_dict, to_dict
 

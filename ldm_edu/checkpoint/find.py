@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 from pathlib import Path
 
-from ldm_edu.checkpoint.errors import CheckpointError
+from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.checkpoint.io import has_part
 from ldm_edu.paths import checkpoints_dir
 

@@ -9,7 +9,7 @@ import huggingface_hub
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from ldm_edu.checkpoint.diffusers_folder import FOLDERS, STEMS
-from ldm_edu.checkpoint.errors import PICKLES, CheckpointError
+from ldm_edu.weights.errors import PICKLES, CheckpointError
 
 CONFIGS = ("model_index.json", "scheduler/scheduler_config.json", *(f"{name}/config.json" for name in FOLDERS.values()))
 WEIGHTS = tuple(f"{folder}/{STEMS[part]}.safetensors" for part, folder in FOLDERS.items())

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ldm_edu.checkpoint.errors import CheckpointError, diagnosis, hint_of_pickles, listed, refuse_pickle
+from ldm_edu.weights.errors import CheckpointError, diagnosis, hint_of_pickles, listed, refuse_pickle
 from ldm_edu.config import Preset, from_dict, to_dict
 from ldm_edu.files import atomic_write_all
 

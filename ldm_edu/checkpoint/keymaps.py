@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from einops import rearrange
 from torch import Tensor
 
-from ldm_edu.checkpoint.errors import CheckpointError
+from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.checkpoint.io import Tensors
 from ldm_edu.config import AutoencoderConfig, TextConfig, UNetConfig, VisionConfig
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ldm_edu.checkpoint.diffusers_folder import FOLDERS, open_diffusers_folder, weight_files
-from ldm_edu.checkpoint.errors import CheckpointError, listed
+from ldm_edu.weights.errors import CheckpointError, listed
 from ldm_edu.checkpoint.find import find_checkpoint
 from ldm_edu.checkpoint.io import files_of, load_preset
-from ldm_edu.checkpoint.mapped import open_weights
+from ldm_edu.weights.mapped import open_weights
 from ldm_edu.checkpoint.parts import Checkpoint, Entry, Part, Weights, pairs_of, parts_of
 from ldm_edu.checkpoint.single_file import open_single_file
 from ldm_edu.config import Preset, to_dict

@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ldm_edu.checkpoint.errors import CheckpointError, listed
+from ldm_edu.weights.errors import CheckpointError, listed
 from ldm_edu.checkpoint.io import check_fit, refuse_nan
 from ldm_edu.checkpoint.keymaps import Layout, Pair, autoencoder_pairs, text_pairs, to_ours, unet_pairs
-from ldm_edu.checkpoint.mapped import Stored, WeightFile
+from ldm_edu.weights.mapped import Stored, WeightFile
 from ldm_edu.config import Preset
 
 MAX_LAYERS = 10_000

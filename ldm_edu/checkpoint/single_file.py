@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ldm_edu.checkpoint.errors import CheckpointError
-from ldm_edu.checkpoint.mapped import Stored, WeightFile, open_weights
+from ldm_edu.weights.errors import CheckpointError
+from ldm_edu.weights.mapped import Stored, WeightFile, open_weights
 from ldm_edu.checkpoint.parts import Checkpoint, Entry, Part, Weights, pairs_of, parts_of
 from ldm_edu.config import SD15, SD15_INPAINT, SD15_PIX2PIX, Preset, from_dict
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ldm_edu.paths import checkpoints_dir
 
 if TYPE_CHECKING:
-    from ldm_edu.checkpoint.mapped import WeightFile
+    from ldm_edu.weights.mapped import WeightFile
     from ldm_edu.checkpoint.parts import Checkpoint, Part, Weights
 
 LAYOUTS = {
@@ -28,10 +28,10 @@ def look(name: str, weights: "Weights | None" = None) -> tuple[list[str], bool]:
     CheckpointError
         if there is none, or it is damaged.
     """
-    from ldm_edu.checkpoint.errors import CheckpointError
+    from ldm_edu.weights.errors import CheckpointError
     from ldm_edu.checkpoint.find import find_checkpoint
     from ldm_edu.checkpoint.layouts import open_checkpoint
-    from ldm_edu.checkpoint.mapped import open_weights
+    from ldm_edu.weights.mapped import open_weights
     from ldm_edu.checkpoint.single_file import copies
 
     path = find_checkpoint(name)
@@ -107,7 +107,7 @@ def _report(found: "Checkpoint", parts: "dict[str, Part]", spare: list[str]) -> 
 
 def _problems(found: "Checkpoint", parts: "dict[str, Part]") -> Iterator[str]:
     from ldm_edu.build import build_on_meta
-    from ldm_edu.checkpoint.errors import CheckpointError
+    from ldm_edu.weights.errors import CheckpointError
     from ldm_edu.checkpoint.parts import check_shapes
 
     modules = build_on_meta(found.preset)

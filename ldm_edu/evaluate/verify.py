@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ldm_edu.checkpoint.diffusers_config import write_configs
 from ldm_edu.checkpoint.layouts import open_checkpoint
-from ldm_edu.checkpoint.mapped import open_weights
+from ldm_edu.weights.mapped import open_weights
 from ldm_edu.config import Preset
 from ldm_edu.convert import convert_checkpoint
 from ldm_edu.evaluate.bench_step import check_step

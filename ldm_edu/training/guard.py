@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ldm_edu.checkpoint.errors import CheckpointError
+from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.checkpoint.io import has_part, load_preset
 from ldm_edu.classifiers import CONFIG_FILE, KIND
 from ldm_edu.config import ClassifierConfig, Preset, to_dict

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ldm_edu.checkpoint.errors import CheckpointError
+from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.checkpoint.find import find_checkpoint
 from ldm_edu.checkpoint.io import load_into, load_preset, load_tensors
 from ldm_edu.checkpoint.layouts import open_checkpoint, with_scale_of

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm_edu import LatentDiffusion, ddim, initial_noise, levels
-from ldm_edu.checkpoint.errors import CheckpointError
+from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.checkpoint.layouts import open_checkpoint
 from ldm_edu.checkpoint.parts import Family
 from ldm_edu.config import TOY, Preset, UNetConfig

@@ -8,7 +8,7 @@ import torch
 from parity.reference import reference_autoencoder, reference_clip, reference_text, reference_unet, reference_vision
 from torch import Tensor, nn
 
-from ldm_edu.checkpoint.errors import CheckpointError
+from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.checkpoint.keymaps import (
     Pair,
     autoencoder_pairs,

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ldm_edu.checkpoint.diffusers_config import read_autoencoder, read_text, read_unet, write_configs
 from ldm_edu.checkpoint.diffusers_folder import read_preset
-from ldm_edu.checkpoint.errors import CheckpointError
+from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.checkpoint.keymaps import autoencoder_pairs, convert, text_pairs, unet_pairs
 from ldm_edu.checkpoint.layouts import open_checkpoint
 from ldm_edu.checkpoint.single_file import averaged_name

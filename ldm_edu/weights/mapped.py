@@ -24,7 +24,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from ldm_edu.checkpoint.errors import PICKLES, CheckpointError, diagnosis, refuse_pickle
+from ldm_edu.weights.errors import PICKLES, CheckpointError, diagnosis, refuse_pickle
 
 _TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,

@@ -1,0 +1,118 @@
+"""Which of our tensors is which of theirs, and what differs between the two besides the name.
+
+A layout is a list of pairs, made by walking through a config as the network itself is built. Conversion wants a
+bijection: a tensor without a partner, on either side, is an error.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from ldm_edu.weights.errors import CheckpointError
+
+Format = Literal["ldm-edu", "diffusers", "original"]  # original: the one file of a model's first release
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One of our tensors, by both of its names.
+
+    ``theirs`` may hold more than ours (``rows``: ours are those rows of theirs), be a 1x1 convolution where ours is a
+    linear map (``conv``), be used as x @ W where ours is x @ W.T (``transposed``), or hold the two halves of its rows in
+    the other order (``swapped``).
+    """
+
+    theirs: str
+    ours: str
+    conv: bool = False
+    rows: slice | None = None
+    transposed: bool = False
+    swapped: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one sort of network is published.
+
+    ``pairs(config, format, names)`` gives the pairs of a network's tensors; ``names`` are those that a file holds, by
+    which a layout tells spellings of one format apart (empty: the spelling that is written today). ``read`` makes a
+    config of a ``config.json`` in diffusers' format and ``write`` the opposite; None: the network has none.
+    """
+
+    network: Callable[[Any], nn.Module]
+    pairs: Callable[[Any, Format, Iterable[str]], list[Pair]]
+    read: Callable[[Json, str], Any] | None = None
+    write: Callable[[Any], Json] | None = None
+
+
+def to_ours(theirs: Tensor, pair: Pair) -> Tensor:
+    """Their tensor as ours: a view where the numbers do not move."""
+    if pair.rows is not None:
+        theirs = theirs[pair.rows]
+    if pair.transposed:
+        theirs = rearrange(theirs, "i o -> o i")
+    if pair.conv and theirs.ndim == 4:
+        theirs = rearrange(theirs, "o i 1 1 -> o i")
+    if pair.swapped:
+        theirs = torch.cat(theirs.chunk(2)[::-1])
+    return theirs
+
+
+def to_theirs(ours: Mapping[str, Tensor], pairs: Iterable[Pair]) -> Iterator[tuple[str, Tensor]]:
+    """Our tensors under their names, those that share one of theirs joined: name and tensor, one after another."""
+    sharing: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        sharing.setdefault(pair.theirs, []).append(pair)
+    for theirs, group in sharing.items():
+        pieces = [_turned(ours[pair.ours], pair) for pair in sorted(group, key=lambda p: p.rows.start if p.rows else 0)]
+        yield theirs, pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _turned(ours: Tensor, pair: Pair) -> Tensor:
+    if pair.swapped:
+        ours = torch.cat(ours.chunk(2)[::-1])
+    if pair.conv:
+        ours = rearrange(ours, "o i -> o i 1 1")
+    return rearrange(ours, "o i -> i o") if pair.transposed else ours
+
+
+def convert(theirs: Mapping[str, Tensor], pairs: Iterable[Pair]) -> dict[str, Tensor]:
+    """Their tensors under our names.
+
+    Raises
+    ------
+    CheckpointError
+        if a tensor is missing or left over.
+    """
+    pairs = list(pairs)
+    refuse_others(theirs.keys(), {pair.theirs for pair in pairs})
+    return {pair.ours: to_ours(theirs[pair.theirs], pair) for pair in pairs}
+
+
+def convert_back(ours: Mapping[str, Tensor], pairs: Iterable[Pair]) -> dict[str, Tensor]:
+    """Our tensors under their names; raises as `convert`."""
+    pairs = list(pairs)
+    refuse_others(ours.keys(), {pair.ours for pair in pairs})
+    return dict(to_theirs(ours, pairs))
+
+
+def refuse_others(found: Iterable[str], wanted: Iterable[str]) -> None:
+    """Raise CheckpointError if the names that were found are not those that are wanted."""
+    found, wanted = set(found), set(wanted)
+    for problem, names in {"missing": sorted(wanted - found), "unknown": sorted(found - wanted)}.items():
+        if names:
+            raise CheckpointError(
+                f"{len(names)} of {len(wanted)} tensors {problem}: {', '.join(names[:3])}{' ...' * (len(names) > 3)}. "
+                "This is the checkpoint of another model or layout; choose the preset that the checkpoint was made for."
+            )
+
+
+def both(theirs: str, ours: str) -> Iterator[Pair]:
+    """The pairs of a layer's weight and bias."""
+    yield Pair(f"{theirs}.weight", f"{ours}.weight")
+    yield Pair(f"{theirs}.bias", f"{ours}.bias")
