@@ -22,7 +22,21 @@ class ClassConditioner(nn.Module):
         self.classes = classes
         self.table = nn.Embedding(classes, width)
 
-    def forward(self, labels: Sequence[int | None]) -> Conditioning:
+    def read(self, prompts: Sequence[int | str | None]) -> list[int | None]:
+        """Classes as numbers; "" and None are the blank class.
+
+        Raises
+        ------
+        ValueError
+            if a prompt is not a class.
+        """
+        labels = [None if prompt == "" else prompt for prompt in prompts]
+        for label in labels:
+            if label is not None and label not in range(self.classes):
+                raise ValueError(f"{label!r} is not a class: give whole numbers from 0 to {self.classes - 1}, or None")
+        return labels  # type: ignore[return-value]
+
+    def forward(self, prompts: Sequence[int | str | None], size: tuple[int, int] | None = None) -> Conditioning:
         """Classes, None for blank, to a vector (B, width).
 
         Raises
@@ -30,9 +44,7 @@ class ClassConditioner(nn.Module):
         ValueError
             if a label is no class.
         """
-        for label in labels:
-            if label is not None and label not in range(self.classes):
-                raise ValueError(f"{label!r} is no class: give whole numbers from 0 to {self.classes - 1}, or None")
+        labels = self.read(prompts)
         device = self.table.weight.device
         known = torch.tensor([label is not None for label in labels], device=device)  # (B,)
         index = torch.tensor([label or 0 for label in labels], dtype=torch.long, device=device)  # (B,)
