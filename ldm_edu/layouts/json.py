@@ -1,6 +1,7 @@
 """A network's ``config.json``, and its refusal where the config asks for what the networks here do not do.
 
-A config that asks for more is refused by the name of its field: its weights would load, and the pictures would be wrong.
+A config that asks for more is refused by the name of its field: its weights would load, and the pictures would be
+wrong.
 """
 
 from collections.abc import Mapping

@@ -25,8 +25,8 @@ class Pair:
     """One of our tensors, by both of its names.
 
     ``theirs`` may hold more than ours (``rows``: ours are those rows of theirs), be a 1x1 convolution where ours is a
-    linear map (``conv``), be used as x @ W where ours is x @ W.T (``transposed``), or hold the two halves of its rows in
-    the other order (``swapped``).
+    linear map (``conv``), be used as x @ W where ours is x @ W.T (``transposed``), or hold the two halves of its rows
+    in the other order (``swapped``).
     """
 
     theirs: str

@@ -9,7 +9,7 @@ from parity.reference import difference, norm_epsilons, randomised, reference_cl
 
 from ldm_edu.config import TextConfig, VisionConfig
 from ldm_edu.layouts.clip import clip_pairs, text_pairs, vision_pairs
-from ldm_edu.layouts.pair import convert
+from ldm_edu.layouts.pair import convert, convert_back
 from ldm_edu.models.clip import CLIP, TextEncoder, VisionEncoder
 from ldm_edu.tokenizer import Tokenizer
 
@@ -33,7 +33,7 @@ def test_text(config: TextConfig, from_theirs: bool) -> None:
     if from_theirs:
         ours.load_state_dict(convert(randomised(theirs).state_dict(), text_pairs(config)))
     else:
-        theirs.load_state_dict(convert(randomised(ours).state_dict(), text_pairs(config), reverse=True))
+        theirs.load_state_dict(convert_back(randomised(ours).state_dict(), text_pairs(config)))
     tokens = Tokenizer(config.vocab, config.length)(PROMPTS)
     with torch.no_grad():
         states, reference = ours.eval()(tokens), theirs.eval()(tokens)
@@ -48,7 +48,7 @@ def test_vision(config: VisionConfig, from_theirs: bool) -> None:
     if from_theirs:
         ours.load_state_dict(convert(randomised(theirs).state_dict(), vision_pairs(config)))
     else:
-        theirs.load_state_dict(convert(randomised(ours).state_dict(), vision_pairs(config), reverse=True))
+        theirs.load_state_dict(convert_back(randomised(ours).state_dict(), vision_pairs(config)))
     images = torch.randn(3, 3, 24, 24)
     with torch.no_grad():
         assert difference(ours.eval()(images), theirs.eval()(images).pooler_output) <= TOLERANCE
@@ -60,7 +60,7 @@ def test_both(from_theirs: bool) -> None:
     if from_theirs:
         ours.load_state_dict(convert(randomised(theirs).state_dict(), clip_pairs(TEXT, VISION)))
     else:
-        theirs.load_state_dict(convert(randomised(ours).state_dict(), clip_pairs(TEXT, VISION), reverse=True))
+        theirs.load_state_dict(convert_back(randomised(ours).state_dict(), clip_pairs(TEXT, VISION)))
     tokens, images = Tokenizer(TEXT.vocab, TEXT.length)(PROMPTS), torch.randn(3, 3, 24, 24)
     with torch.no_grad():
         reference = theirs.eval()(input_ids=tokens, pixel_values=images)
