@@ -86,7 +86,7 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """CLIP's causal text transformer (Radford et al. 2021, section 2.4)."""
+    """CLIP's causal text transformer (Radford et al. 2021, section 2.4), and OpenCLIP's (Cherti et al. 2023)."""
 
     vocab: int = 49408  # 512 bytes + merges + 2; a smaller one keeps the first merges only
     length: int = 77
@@ -94,6 +94,9 @@ class TextConfig:
     layers: int = 12
     heads: int = 12
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    mlp_width: int | None = None  # between the two maps of an MLP; None: four times the width
+    projection: int | None = None  # width of the space shared with pictures; None: the text states alone
+    pad: int | None = None  # the token behind the end token; None: the end token again, as CLIP has it
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,16 @@ class VisionConfig:
     layers: int = 24
     heads: int = 16
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    mlp_width: int | None = None  # between the two maps of an MLP; None: four times the width
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """Both towers of CLIP, and the width of the space in which a text and its picture point the same way."""
+
+    text: TextConfig = TextConfig()
+    vision: VisionConfig = VisionConfig()
+    embed_dim: int = 768
 
 
 @dataclass(frozen=True)

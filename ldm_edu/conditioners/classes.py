@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ldm_edu.condition import Conditioning
+from ldm_edu.condition import Conditioning, refuse_one
+from ldm_edu.conditioners.conditioner import Size
 
 
 class ClassConditioner(nn.Module):
@@ -22,22 +23,33 @@ class ClassConditioner(nn.Module):
         self.classes = classes
         self.table = nn.Embedding(classes, width)
 
-    def forward(self, labels: Sequence[int | None]) -> Conditioning:
-        """Classes, None for blank, to a vector (B, width).
+    def read(self, labels: Sequence[int | None]) -> list[int | None]:
+        """The labels, each a class or None for blank.
 
         Raises
         ------
         ValueError
-            if a label is no class.
+            if a label is not a class.
         """
+        refuse_one(labels)
         for label in labels:
             if label is not None and label not in range(self.classes):
-                raise ValueError(f"{label!r} is no class: give whole numbers from 0 to {self.classes - 1}, or None")
-        device = self.table.weight.device
+                raise ValueError(f"{label!r} is not a class: give whole numbers from 0 to {self.classes - 1}, or None")
+        return list(labels)
+
+    def forward(self, labels: Sequence[int | None], size: Size | None = None) -> Conditioning:
+        """Classes, None for blank, to a vector (B, width). The ``size`` of the pictures makes no difference.
+
+        Raises
+        ------
+        ValueError
+            if a label is not a class.
+        """
+        labels, device = self.read(labels), self.table.weight.device
         known = torch.tensor([label is not None for label in labels], device=device)  # (B,)
         index = torch.tensor([label or 0 for label in labels], dtype=torch.long, device=device)  # (B,)
         return Conditioning(vector=self.table(index) * known[:, None].to(self.table.weight.dtype))
 
-    def blank(self, n: int = 1) -> Conditioning:
+    def blank(self, n: int = 1, size: Size | None = None) -> Conditioning:
         """The condition of ``n`` pictures of any class: vectors of zeros."""
         return self([None] * n)
