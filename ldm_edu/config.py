@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 MAX_COUNT = 10**6  # of anything that a config counts
-Prediction = Literal["eps", "x0", "v", "flow"]
+Prediction = Literal["eps", "x0", "v", "flow", "edm", "edm_v"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class UNetConfig:
 class AutoencoderConfig:
     """The picture compressor, KL-regularised (Rombach et al. 2022, section 3.1 and appendix G).
 
-    ``scale`` and ``shift`` turn its latents into ones of about unit variance: ``latents = (z - shift) * scale``.
+    ``scale`` and ``shift`` turn its latents into ones of about unit variance: ``latents = (z - shift) * scale``. Where
+    mean and standard deviation of each latent channel are known (Playground v2.5), these go first:
+    ``latents = (z - latents_mean) / latents_std * scale``.
     """
 
     in_channels: int = 3
@@ -74,9 +76,18 @@ class AutoencoderConfig:
     groups: int = 32
     scale: float = 0.18215
     shift: float = 0.0
+    latents_mean: tuple[float, ...] | None = None  # of each latent channel; None: the same for all, ``shift``
+    latents_std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         _divides("groups", self.groups, [self.channels * m for m in self.mults])
+        if (self.latents_mean is None) != (self.latents_std is None):
+            raise ValueError("latents_mean and latents_std belong together: give both, or neither")
+        for name, values in {"latents_mean": self.latents_mean, "latents_std": self.latents_std}.items():
+            if values is not None and len(values) != self.latent_channels:
+                raise ValueError(
+                    f"{name} has {len(values)} values; give one for each of {self.latent_channels} channels"
+                )
 
     @property
     def factor(self) -> int:
@@ -136,11 +147,15 @@ class ClassifierConfig:
 class ScheduleConfig:
     """The forward process. ``kind`` is the reference library's name for it."""
 
-    kind: Literal["linear", "scaled_linear", "cosine", "flow"] = "scaled_linear"
+    kind: Literal["linear", "scaled_linear", "cosine", "flow", "edm"] = "scaled_linear"
     steps: int = 1000
     beta_start: float = 0.00085
     beta_end: float = 0.012
     shift: float = 1.0  # rectified flow only: Esser et al. 2024, equation 23
+    rescale_betas_zero_snr: bool = False  # linear, scaled_linear, cosine: end in pure noise (Lin et al. 2023)
+    sigma_min: float = 0.002  # edm only, as are the next two: Karras et al. 2022, equation 5
+    sigma_max: float = 80.0
+    rho: float = 7.0
 
 
 @dataclass(frozen=True)

@@ -56,11 +56,15 @@ class TextConditioner:
         ValueError
             if there is no prompt, or they are of lengths that make no batch: 5 and 7 windows would be repeated to 35.
         """
-        return batch(self.read(prompts), lambda texts: encode(self.encoder, self.tokenizer, texts, self._pick))
+        return batch(self.read(prompts), self._conditions)
 
     def blank(self, n: int = 1, size: Size | None = None) -> Conditioning:
         """The condition of ``n`` pictures without a prompt: that of an empty one."""
         return self([""]).repeat(n)
+
+    def _conditions(self, texts: Sequence[Chunks]) -> list[Conditioning]:
+        encoded = encode(self.encoder, self.tokenizer, texts, self._pick)
+        return [Conditioning(context=states) for states, _ in encoded]
 
     def _pick(self, states: TextStates) -> Tensor:
         return states.last if self.skip == 0 else self.encoder.norm(states.hidden[-1 - self.skip])
@@ -90,13 +94,12 @@ def batch(read: Sequence[Chunks], encode: Callable[[list[Chunks]], list[Conditio
 
 def encode(
     encoder: TextEncoder, tokenizer: Tokenizer, texts: Sequence[Chunks], pick: Callable[[TextStates], Tensor]
-) -> list[Conditioning]:
-    """Each text's states as a context (1, n L, D), and its projection, where there is one, as a vector (1, E).
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Each text's states (1, n L, D), and the projection of its first window (1, E) where the encoder has one.
 
-    ``pick`` says which states (N, L, D) of the encoder's. All windows are encoded as one batch; the projection is that
-    of a text's first window.
+    ``pick`` says which states (N, L, D) of the encoder's. All windows are encoded as one batch.
     """
-    device = encoder.position.device
+    device, counts = encoder.position.device, [len(text.tokens) for text in texts]
     padding = torch.cat([text.padding for text in texts])  # (N, L)
     tokens = torch.cat([text.tokens for text in texts]).masked_fill(padding, tokenizer.padding).to(device)  # (N, L)
     weights = torch.cat([text.weights for text in texts])  # (N, L)
@@ -105,9 +108,6 @@ def encode(
     if (weights != 1).any():
         blank = pick(encoder(tokenizer([""]).to(device)))  # (1, L, D)
         states = torch.lerp(blank.expand_as(states), states, weights.to(states)[..., None])
-    counts = [len(text.tokens) for text in texts]
     contexts = [rearrange(part, "n l d -> 1 (n l) d") for part in states.split(counts)]
-    if found.projected is None:
-        return [Conditioning(context=context) for context in contexts]
-    vectors = [part[:1] for part in found.projected.split(counts)]  # (1, E)
-    return [Conditioning(context=context, vector=vector) for context, vector in zip(contexts, vectors, strict=True)]
+    projected = [None] * len(texts) if found.projected is None else [p[:1] for p in found.projected.split(counts)]
+    return list(zip(contexts, projected, strict=True))
