@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ldm_edu.condition import Conditioning
+from ldm_edu.condition import Conditioning, refuse_one
+from ldm_edu.conditioners.conditioner import Size
 
 
 class ClassConditioner(nn.Module):
@@ -30,26 +31,25 @@ class ClassConditioner(nn.Module):
         ValueError
             if a prompt is not a class.
         """
-        labels = [None if prompt == "" else prompt for prompt in prompts]
-        for label in labels:
-            if label is not None and label not in range(self.classes):
-                raise ValueError(f"{label!r} is not a class: give whole numbers from 0 to {self.classes - 1}, or None")
-        return labels  # type: ignore[return-value]
+        return read_classes(prompts, self.classes)
 
-    def forward(self, prompts: Sequence[int | str | None], size: tuple[int, int] | None = None) -> Conditioning:
-        """Classes, None for blank, to a vector (B, width).
-
-        Raises
-        ------
-        ValueError
-            if a label is no class.
-        """
-        labels = self.read(prompts)
-        device = self.table.weight.device
+    def forward(self, prompts: Sequence[int | str | None], size: Size | None = None) -> Conditioning:
+        """Classes to a vector (B, width). The ``size`` of the pictures makes no difference; raises as `read`."""
+        labels, device = self.read(prompts), self.table.weight.device
         known = torch.tensor([label is not None for label in labels], device=device)  # (B,)
         index = torch.tensor([label or 0 for label in labels], dtype=torch.long, device=device)  # (B,)
         return Conditioning(vector=self.table(index) * known[:, None].to(self.table.weight.dtype))
 
-    def blank(self, n: int = 1) -> Conditioning:
+    def blank(self, n: int = 1, size: Size | None = None) -> Conditioning:
         """The condition of ``n`` pictures of any class: vectors of zeros."""
         return self([None] * n)
+
+
+def read_classes(prompts: Sequence[int | str | None], classes: int) -> list[int | None]:
+    """Classes as numbers, None for the blank class; raises ValueError for a prompt that is not a class."""
+    refuse_one(prompts)
+    labels = [None if prompt == "" else prompt for prompt in prompts]
+    for label in labels:
+        if label is not None and label not in range(classes):
+            raise ValueError(f"{label!r} is not a class: give whole numbers from 0 to {classes - 1}, or None")
+    return labels  # type: ignore[return-value]
