@@ -1,9 +1,10 @@
-"""Class numbers as learned vectors."""
+"""Class numbers as vectors: learned ones, or one-hot vectors for a network that has the learned ones itself."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ldm_edu.condition import Conditioning
 
@@ -30,9 +31,7 @@ class ClassConditioner(nn.Module):
         ValueError
             if a label is no class.
         """
-        for label in labels:
-            if label is not None and label not in range(self.classes):
-                raise ValueError(f"{label!r} is no class: give whole numbers from 0 to {self.classes - 1}, or None")
+        _refuse_others(labels, self.classes)
         device = self.table.weight.device
         known = torch.tensor([label is not None for label in labels], device=device)  # (B,)
         index = torch.tensor([label or 0 for label in labels], dtype=torch.long, device=device)  # (B,)
@@ -41,3 +40,40 @@ class ClassConditioner(nn.Module):
     def blank(self, n: int = 1) -> Conditioning:
         """The condition of ``n`` pictures of any class: vectors of zeros."""
         return self([None] * n)
+
+
+class OneHotConditioner:
+    """A one-hot vector for each class, for a network that owns the table of labels; the blank is one class more.
+
+    A one-hot vector times the network's table is a row of that table: the network's own embedding of the class. The
+    extra class is the null class that Ho and Salimans 2022 (section 3.2) train in place of a class now and then.
+
+    Parameters
+    ----------
+    classes : number of classes, without the null class.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+
+    def __call__(self, labels: Sequence[int | None]) -> Conditioning:
+        """Classes, None for blank, to a vector (B, classes + 1).
+
+        Raises
+        ------
+        ValueError
+            if a label is no class.
+        """
+        _refuse_others(labels, self.classes)
+        index = torch.tensor([self.classes if label is None else label for label in labels], dtype=torch.long)  # (B,)
+        return Conditioning(vector=F.one_hot(index, self.classes + 1).float())
+
+    def blank(self, n: int = 1) -> Conditioning:
+        """The condition of ``n`` pictures of any class: the null class."""
+        return self([None] * n)
+
+
+def _refuse_others(labels: Sequence[int | None], classes: int) -> None:
+    for label in labels:
+        if label is not None and label not in range(classes):
+            raise ValueError(f"{label!r} is no class: give whole numbers from 0 to {classes - 1}, or None")

@@ -23,8 +23,9 @@ class Pair:
     """One of our tensors, by both of its names.
 
     ``theirs`` may hold more than ours (``rows``: ours are those rows of theirs), be a 1x1 convolution where ours is a
-    linear map (``conv``), be used as x @ W where ours is x @ W.T (``transposed``), or hold the two halves of its rows in
-    the other order (``swapped``).
+    linear map (``conv``), be used as x @ W where ours is x @ W.T (``transposed``), or hold the two halves of its rows
+    in the other order (``swapped``). Where they hold a tensor of ours several times, each time is a pair, and all but
+    the first are a ``copy``: a file may leave copies out, and a copy that differs from the first is an error.
     """
 
     theirs: str
@@ -33,6 +34,7 @@ class Pair:
     rows: slice | None = None
     transposed: bool = False
     swapped: bool = False
+    copy: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,23 @@ def convert(theirs: Mapping[str, Tensor], pairs: Iterable[Pair]) -> dict[str, Te
     Raises
     ------
     CheckpointError
-        if a tensor is missing or left over.
+        if a tensor is missing or left over, or two copies of a tensor differ.
     """
-    pairs = list(pairs)
+    pairs = [pair for pair in pairs if pair.theirs in theirs or not pair.copy]
     refuse_others(theirs.keys(), {pair.theirs for pair in pairs})
-    return {pair.ours: to_ours(theirs[pair.theirs], pair) for pair in pairs}
+    ours = {pair.ours: to_ours(theirs[pair.theirs], pair) for pair in pairs if not pair.copy}
+    for pair in pairs:
+        if pair.copy and not _same(to_ours(theirs[pair.theirs], pair), ours[pair.ours]):
+            raise CheckpointError(
+                f"{pair.theirs} differs from the other copies of {pair.ours}, and the network here has only one; take "
+                "a checkpoint whose copies agree."
+            )
+    return ours
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same numbers; without numbers, on the ``meta`` device, whether the shapes agree."""
+    return a.shape == b.shape and a.dtype == b.dtype and (a.is_meta or torch.equal(a, b))
 
 
 def convert_back(ours: Mapping[str, Tensor], pairs: Iterable[Pair]) -> dict[str, Tensor]:
@@ -112,7 +126,7 @@ def refuse_others(found: Iterable[str], wanted: Iterable[str]) -> None:
             )
 
 
-def both(theirs: str, ours: str) -> Iterator[Pair]:
+def both(theirs: str, ours: str, *, copy: bool = False) -> Iterator[Pair]:
     """The pairs of a layer's weight and bias."""
-    yield Pair(f"{theirs}.weight", f"{ours}.weight")
-    yield Pair(f"{theirs}.bias", f"{ours}.bias")
+    yield Pair(f"{theirs}.weight", f"{ours}.weight", copy=copy)
+    yield Pair(f"{theirs}.bias", f"{ours}.bias", copy=copy)
