@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from ldm_edu.config import DiTConfig
 from ldm_edu.layouts.json import refuse, refuse_unusual
-from ldm_edu.layouts.pair import Format, Json, Layout, Pair, both
+from ldm_edu.layouts.pair import Format, Json, Layout, Pair, both, own_names
 from ldm_edu.models.dit import DiT
 
 _ORIGINAL = {  # ours: the authors'
@@ -33,8 +33,14 @@ _DIFFUSERS = {  # ours: diffusers'
 
 
 def dit_pairs(config: DiTConfig, format: Format = "diffusers", names: Iterable[str] = ()) -> list[Pair]:
-    """The pairs of a DiT's tensors."""
-    return list(_original(config) if format == "original" else _diffusers(config))
+    """The pairs of a DiT's tensors; copies in blocks after the first that a file of ``names`` lacks are left out."""
+    match format:
+        case "original":
+            return list(_original(config))
+        case "diffusers":
+            return list(_diffusers(config, set(names)))
+        case "ldm-edu":
+            return own_names(_original(config))
 
 
 def _original(config: DiTConfig) -> Iterator[Pair]:
@@ -45,25 +51,31 @@ def _original(config: DiTConfig) -> Iterator[Pair]:
     for i in range(config.depth):
         for ours, theirs in _ORIGINAL.items():
             yield from both(f"blocks.{i}.{theirs}", f"layers.{i}.{ours}")
-        for j, ours in enumerate(("to_q", "to_k", "to_v")):
-            third = slice(j * config.width, (j + 1) * config.width)
-            for kind in ("weight", "bias"):
+        for kind in ("weight", "bias"):
+            for j, ours in enumerate(("to_q", "to_k", "to_v")):
+                third = slice(j * config.width, (j + 1) * config.width)
                 yield Pair(f"blocks.{i}.attn.qkv.{kind}", f"layers.{i}.attention.{ours}.{kind}", rows=third)
     yield from both("final_layer.adaLN_modulation.1", "final.modulation.linear")
     yield from both("final_layer.linear", "final.linear")
 
 
-def _diffusers(config: DiTConfig) -> Iterator[Pair]:
+def _diffusers(config: DiTConfig, names: set[str]) -> Iterator[Pair]:
     yield from both("pos_embed.proj", "patch")
     for i in range(config.depth):
-        block, embedder = f"transformer_blocks.{i}", f"transformer_blocks.{i}.norm1.emb"
-        for j in (1, 2):
-            yield from both(f"{embedder}.timestep_embedder.linear_{j}", f"time_mlp.linear{j}", copy=i > 0)
-        yield Pair(f"{embedder}.class_embedder.embedding_table.weight", "labels", copy=i > 0)
+        for pair in _embedders(f"transformer_blocks.{i}.norm1.emb"):
+            if i == 0 or not names or pair.theirs in names:
+                yield pair
         for ours, theirs in _DIFFUSERS.items():
-            yield from both(f"{block}.{theirs}", f"layers.{i}.{ours}")
+            yield from both(f"transformer_blocks.{i}.{theirs}", f"layers.{i}.{ours}")
     yield from both("proj_out_1", "final.modulation.linear")
     yield from both("proj_out_2", "final.linear")
+
+
+def _embedders(theirs: str) -> Iterator[Pair]:
+    """What diffusers copies into each block."""
+    yield from both(f"{theirs}.timestep_embedder.linear_1", "time_mlp.linear1")
+    yield from both(f"{theirs}.timestep_embedder.linear_2", "time_mlp.linear2")
+    yield Pair(f"{theirs}.class_embedder.embedding_table.weight", "labels")
 
 
 # --- config.json ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ bijection: a tensor without a partner, on either side, is an error.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from ldm_edu.weights.errors import CheckpointError
 
 Format = Literal["ldm-edu", "diffusers", "original"]  # original: the one file of a model's first release
 Json = dict[str, Any]
+MAX_TENSORS = 100_000  # of one network: a damaged or hostile config may ask for more than there is time to name
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,7 @@ class Pair:
 
     ``theirs`` may hold more than ours (``rows``: ours are those rows of theirs), be a 1x1 convolution where ours is a
     linear map (``conv``), be used as x @ W where ours is x @ W.T (``transposed``), or hold the two halves of its rows
-    in the other order (``swapped``). Where they hold a tensor of ours several times, each time is a pair, and all but
-    the first are a ``copy``: a file may leave copies out, and a copy that differs from the first is an error.
+    in the other order (``swapped``). Where they hold copies of one of ours, each copy has a pair.
     """
 
     theirs: str
@@ -34,7 +35,6 @@ class Pair:
     rows: slice | None = None
     transposed: bool = False
     swapped: bool = False
-    copy: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,23 +89,38 @@ def convert(theirs: Mapping[str, Tensor], pairs: Iterable[Pair]) -> dict[str, Te
     Raises
     ------
     CheckpointError
-        if a tensor is missing or left over, or two copies of a tensor differ.
+        if a tensor is missing or left over, or copies differ.
     """
-    pairs = [pair for pair in pairs if pair.theirs in theirs or not pair.copy]
+    pairs = list(pairs)
     refuse_others(theirs.keys(), {pair.theirs for pair in pairs})
-    ours = {pair.ours: to_ours(theirs[pair.theirs], pair) for pair in pairs if not pair.copy}
-    for pair in pairs:
-        if pair.copy and not _same(to_ours(theirs[pair.theirs], pair), ours[pair.ours]):
-            raise CheckpointError(
-                f"{pair.theirs} differs from the other copies of {pair.ours}, and the network here has only one; take "
-                "a checkpoint whose copies agree."
-            )
+    return all_ours(lambda pair: theirs[pair.theirs], pairs)
+
+
+def all_ours(read: Callable[[Pair], Tensor], pairs: Iterable[Pair]) -> dict[str, Tensor]:
+    """Our tensors by their names. ``read`` gives theirs, once for neighbours that share one of theirs.
+
+    Raises
+    ------
+    CheckpointError
+        if theirs holds copies of one of ours that differ.
+    """
+    ours: dict[str, Tensor] = {}
+    for _, sharing in groupby(pairs, key=lambda pair: pair.theirs):
+        group = list(sharing)
+        theirs = read(group[0])
+        for pair in group:
+            tensor = to_ours(theirs, pair)
+            if not _same(ours.setdefault(pair.ours, tensor), tensor):
+                raise CheckpointError(
+                    f"{pair.theirs} differs from another copy of {pair.ours}, and the network here has only one; take "
+                    "a checkpoint whose copies agree."
+                )
     return ours
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors hold the same numbers; without numbers, on the ``meta`` device, whether the shapes agree."""
-    return a.shape == b.shape and a.dtype == b.dtype and (a.is_meta or torch.equal(a, b))
+    return a is b or (a.shape == b.shape and a.dtype == b.dtype and (a.is_meta or torch.equal(a, b)))
 
 
 def convert_back(ours: Mapping[str, Tensor], pairs: Iterable[Pair]) -> dict[str, Tensor]:
@@ -126,7 +141,26 @@ def refuse_others(found: Iterable[str], wanted: Iterable[str]) -> None:
             )
 
 
-def both(theirs: str, ours: str, *, copy: bool = False) -> Iterator[Pair]:
+def both(theirs: str, ours: str) -> Iterator[Pair]:
     """The pairs of a layer's weight and bias."""
-    yield Pair(f"{theirs}.weight", f"{ours}.weight", copy=copy)
-    yield Pair(f"{theirs}.bias", f"{ours}.bias", copy=copy)
+    yield Pair(f"{theirs}.weight", f"{ours}.weight")
+    yield Pair(f"{theirs}.bias", f"{ours}.bias")
+
+
+def own_names(pairs: Iterable[Pair]) -> list[Pair]:
+    """The pairs of our own format: every name is its own partner."""
+    return [Pair(pair.ours, pair.ours) for pair in listed_pairs(pairs)]
+
+
+def listed_pairs(pairs: Iterable[Pair]) -> list[Pair]:
+    """The pairs of one network.
+
+    Raises
+    ------
+    CheckpointError
+        if there are more than any network has.
+    """
+    found = list(islice(pairs, MAX_TENSORS + 1))
+    if len(found) > MAX_TENSORS:
+        raise CheckpointError(f"the config asks for more than {MAX_TENSORS:,} tensors, which no network has: check it.")
+    return found
