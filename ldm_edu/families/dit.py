@@ -26,19 +26,21 @@ from ldm_edu.weights.mapped import WeightFile
 
 PIPELINE = "DiTPipeline"
 AUTOENCODER_PREFIX = "first_stage_model."
+SCHEDULE = ScheduleConfig("linear", beta_start=1e-4, beta_end=0.02)  # not Stable Diffusion's
+# A guidance of 4 is the default of the authors' sample.py and of diffusers' pipeline; their best FID was measured at
+# 1.5. The authors take 250 steps that use the learned variance; this sampler needs a tenth of them.
+DEFAULTS = Sampling(steps=25, guidance=4.0, sampler="dpmpp_2m")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiTPreset(Preset):
-    """A diffusion transformer, and an autoencoder; without an autoencoder it diffuses pixels."""
+    """A diffusion transformer, and an autoencoder; without an autoencoder the model diffuses pixels."""
 
     family: str = "dit"
     dit: DiTConfig
-    autoencoder: AutoencoderConfig | None = AutoencoderConfig()
-    schedule: ScheduleConfig = ScheduleConfig("linear", beta_start=1e-4, beta_end=0.02)  # not Stable Diffusion's
-    # The authors take 250 steps that use the learned variance. The sampler here needs a tenth of them, and a guidance
-    # of 4 is the default of their sample.py and of diffusers' pipeline; their best FID was measured at 1.5.
-    defaults: Sampling = Sampling(steps=25, guidance=4.0, sampler="dpmpp_2m")
+    autoencoder: AutoencoderConfig | None
+    schedule: ScheduleConfig = SCHEDULE
+    defaults: Sampling = DEFAULTS
 
 
 _SIZES = {"s": (12, 384, 6), "b": (12, 768, 12), "l": (24, 1024, 16), "xl": (28, 1152, 16)}  # table 1
@@ -47,7 +49,8 @@ _SIZES = {"s": (12, 384, 6), "b": (12, 768, 12), "l": (24, 1024, 16), "xl": (28,
 def _published(name: str, patch: int, size: int = 256) -> DiTPreset:
     depth, width, heads = _SIZES[name]
     dit = DiTConfig(size=size // 8, patch=patch, depth=depth, width=width, heads=heads)
-    return DiTPreset(name=f"dit_{name}{patch}" + ("" if size == 256 else f"_{size}"), size=size, dit=dit)
+    name = f"dit_{name}{patch}" if size == 256 else f"dit_{name}{patch}_{size}"
+    return DiTPreset(name=name, size=size, dit=dit, autoencoder=AutoencoderConfig())
 
 
 TOY_DIT = DiTPreset(  # for tests and for reading: trains in seconds
@@ -85,8 +88,8 @@ def recognise(file: WeightFile) -> DiTPreset | None:
         if (preset.dit.width, preset.dit.patch, preset.dit.depth, preset.dit.size) == (width, patch, depth, size):
             if not any(name.startswith(AUTOENCODER_PREFIX) for name in shapes):
                 raise CheckpointError(
-                    f"{file.path} holds the network of {preset.name} without an autoencoder, as its authors publish it; "
-                    "take the diffusers folder of this model, which has both."
+                    f"{file.path} holds the network of {preset.name} and no autoencoder, as its authors publish it; take "
+                    "the diffusers folder of this model, which has both."
                 )
             return preset
     return None
