@@ -47,7 +47,9 @@ def open_single_file(path: Path, preset: Preset | None = None, weights: Weights 
             raise CheckpointError(f"{preset.name} has a part {part.name!r}, for which one file has no place.")
         ema = averaged and part.name == family.network
         prefix = AVERAGED if ema else part.prefix
-        entries = {name.removeprefix(prefix): Entry(file, name) for name in kept if name.startswith(prefix)}
+        others = tuple(other.prefix for other in family.parts if other.prefix and other is not part)
+        own = [name for name in kept if name.startswith(prefix) and not name.startswith(others)]
+        entries = {name.removeprefix(prefix): Entry(file, name) for name in own}
         if not entries:
             raise CheckpointError(_without(path, part.title, preset, file))
         pairs = pairs_of(part, preset, "original", entries)

@@ -1,9 +1,10 @@
-"""Class numbers as learned vectors."""
+"""Class numbers as vectors: learned ones, or one-hot vectors for a network that has the learned ones itself."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ldm_edu.condition import Conditioning, refuse_one
 from ldm_edu.conditioners.conditioner import Size
@@ -42,6 +43,35 @@ class ClassConditioner(nn.Module):
 
     def blank(self, n: int = 1, size: Size | None = None) -> Conditioning:
         """The condition of ``n`` pictures of any class: vectors of zeros."""
+        return self([None] * n)
+
+
+class OneHotConditioner:
+    """A one-hot vector for each class, for a network that owns the table of labels; the blank is one class more.
+
+    A one-hot vector times the network's table is a row of that table: the network's own embedding of the class. The
+    extra class is the null class that Ho and Salimans 2022 (section 3.2) train in place of a class now and then.
+
+    Parameters
+    ----------
+    classes : number of classes, without the null class.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+
+    def read(self, prompts: Sequence[int | str | None]) -> list[int | None]:
+        """Classes as numbers; "" and None are the blank class; raises ValueError for a prompt that is not a class."""
+        return read_classes(prompts, self.classes)
+
+    def __call__(self, prompts: Sequence[int | str | None], size: Size | None = None) -> Conditioning:
+        """Classes to a vector (B, classes + 1). The ``size`` of the pictures makes no difference; raises as `read`."""
+        labels = self.read(prompts)
+        index = torch.tensor([self.classes if label is None else label for label in labels], dtype=torch.long)  # (B,)
+        return Conditioning(vector=F.one_hot(index, self.classes + 1).float())
+
+    def blank(self, n: int = 1, size: Size | None = None) -> Conditioning:
+        """The condition of ``n`` pictures of any class: the null class."""
         return self([None] * n)
 
 
