@@ -120,7 +120,7 @@ def test_sizes_and_conditions_that_do_not_fit() -> None:
         with pytest.raises(ValueError, match=r"reads one vector \(B, 6\) a picture and nothing else"):
             network(X, T, cond)
     for label in (5, -1, 2.5):
-        with pytest.raises(ValueError, match=f"{label} is no class: give whole numbers from 0 to 4, or None"):
+        with pytest.raises(ValueError, match=f"{label} is not a class: give whole numbers from 0 to 4, or None"):
             OneHotConditioner(5)([label])
 
 

@@ -292,7 +292,7 @@ def test_any_prompt_draws_a_picture(toy: LatentDiffusion, prompt: str) -> None:
 def test_a_prompt_by_itself_is_refused(toy: LatentDiffusion) -> None:
     with pytest.raises(TypeError, match="list"):
         toy.condition("red apple")
-    with pytest.raises(ValueError, match="draws from texts"):
+    with pytest.raises(ValueError, match="must be a text, not 3"):
         toy.condition([3])
 
 

@@ -73,6 +73,8 @@ class TextConditioner:
 def read_texts(tokenizer: Tokenizer, prompts: Sequence[str | Chunks]) -> list[Chunks]:
     """The windows of each prompt; a prompt that was read before stays as it is, and equal ones are read once."""
     refuse_one(prompts)
+    if wrong := [prompt for prompt in prompts if not isinstance(prompt, (str, Chunks))]:
+        raise ValueError(f"a prompt of this model must be a text, not {wrong[0]!r}; '' is the blank prompt")
     known = {prompt: chunks(tokenizer, prompt) for prompt in dict.fromkeys(prompts) if isinstance(prompt, str)}
     return [known[prompt] if isinstance(prompt, str) else prompt for prompt in prompts]
 
