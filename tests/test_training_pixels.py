@@ -41,7 +41,7 @@ def test_some_conditions_are_dropped() -> None:
 
     data, conditioner = pictures(), ClassConditioner(10, 16)
     rng = torch.Generator().manual_seed(3)
-    vector = class_batches(data.images, data.labels, conditioner, drop=0.3)(rng, 400, 0.0).vector
+    vector = class_batches(data.images, data.labels, conditioner, drop=0.3)(rng, 400, 0.0).cond.vector
     assert vector is not None
     blank = float((vector == 0).all(dim=1).float().mean())
     assert 0.2 < blank < 0.4
