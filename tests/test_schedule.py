@@ -6,13 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ldm_edu.config import ScheduleConfig
+from ldm_edu.config import ScheduleConfig, Spacing
 from ldm_edu.schedule import (
     EDM,
     Level,
     NoiseSchedule,
     RectifiedFlow,
-    Spacing,
     VariancePreserving,
     add_noise,
     cosine,

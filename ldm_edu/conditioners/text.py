@@ -7,7 +7,6 @@ from einops import rearrange
 from torch import Tensor
 
 from ldm_edu.condition import Conditioning, as_long_as_each_other, refuse_one
-from ldm_edu.conditioners.conditioner import Size
 from ldm_edu.models.clip import TextEncoder, TextStates
 from ldm_edu.prompts import Chunks, chunks
 from ldm_edu.tokenizer import Tokenizer
@@ -42,7 +41,7 @@ class TextConditioner:
         """
         return read_texts(self.tokenizer, prompts)
 
-    def __call__(self, prompts: Sequence[str | Chunks], size: Size | None = None) -> Conditioning:
+    def __call__(self, prompts: Sequence[str | Chunks], size: tuple[int, int] | None = None) -> Conditioning:
         """Prompts to a context (B, n * L, D), n windows of L tokens. The ``size`` of the pictures makes no difference.
 
         Padding is attended to as well: Stable Diffusion was trained so. Where prompts need different numbers of
@@ -58,9 +57,9 @@ class TextConditioner:
         """
         return batch(self.read(prompts), self._conditions)
 
-    def blank(self, n: int = 1, size: Size | None = None) -> Conditioning:
+    def blank(self, n: int = 1) -> Conditioning:
         """The condition of ``n`` pictures without a prompt: that of an empty one."""
-        return self([""]).repeat(n)
+        return self([""] * n)
 
     def _conditions(self, texts: Sequence[Chunks]) -> list[Conditioning]:
         encoded = encode(self.encoder, self.tokenizer, texts, self._pick)

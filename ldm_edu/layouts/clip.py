@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from ldm_edu.config import CLIPConfig, TextConfig, VisionConfig
-from ldm_edu.layouts.pair import Format, Json, Layout, Pair, both
-from ldm_edu.layouts.settings import refuse, refuse_unusual
+from ldm_edu.layouts.json import refuse, refuse_unusual
+from ldm_edu.layouts.pair import Format, Json, Layout, Pair, both, listed_pairs
 from ldm_edu.models.clip import CLIP, TextEncoder, VisionEncoder
 
 _MAPS = ("to_q", "to_k", "to_v", "to_out")
@@ -44,14 +44,14 @@ def text_pairs(config: TextConfig, format: Format = "diffusers", names: Iterable
     """The pairs of the text tower's tensors, in the spelling of ``names`` (see `Layout`)."""
     names = set(names)
     if format == "ldm-edu":
-        return list(_own(_hf_text(config, ""), names))
+        return listed_pairs(_own(_hf_text(config, ""), names))
     if format == "original" and _is_openai(names):
-        return list(openai_text(config))
+        return listed_pairs(openai_text(config))
     prefix = "text_model." if not names or any(name.startswith("text_model.") for name in names) else ""
     twice = "text_projection.weight.weight"  # so in files of Playground v2
     return [
         replace(pair, theirs=twice) if twice[:-7] == pair.theirs and twice in names else pair
-        for pair in _hf_text(config, prefix)
+        for pair in listed_pairs(_hf_text(config, prefix))
     ]
 
 
@@ -59,11 +59,11 @@ def vision_pairs(config: VisionConfig, format: Format = "diffusers", names: Iter
     """The pairs of the picture tower's tensors, in the spelling of ``names``."""
     names = set(names)
     if format == "ldm-edu":
-        return list(_own(_hf_vision(config, ""), names))
+        return listed_pairs(_own(_hf_vision(config, ""), names))
     if format == "original":
-        return list(_openai_vision(config))
+        return listed_pairs(_openai_vision(config))
     prefix = "vision_model." if not names or any(name.startswith("vision_model.") for name in names) else ""
-    return list(_hf_vision(config, prefix))
+    return listed_pairs(_hf_vision(config, prefix))
 
 
 def clip_pairs(config: CLIPConfig, format: Format = "diffusers", names: Iterable[str] = ()) -> list[Pair]:
@@ -84,7 +84,7 @@ def clip_pairs(config: CLIPConfig, format: Format = "diffusers", names: Iterable
             Pair("visual_projection.weight", "vision_proj.weight"),
         )
     pairs = [*towers, *projections, Pair("logit_scale", "logit_scale")]
-    return list(_own(pairs, set(names))) if format == "ldm-edu" else pairs
+    return listed_pairs(_own(pairs, set(names)) if format == "ldm-edu" else pairs)
 
 
 def openai_text(config: TextConfig) -> Iterator[Pair]:
@@ -111,9 +111,9 @@ def _openai_blocks(theirs: str, config: TextConfig | VisionConfig) -> Iterator[P
     for i in range(config.layers):
         for ours, name in _BLOCK.items():
             yield from both(f"{theirs}.{i}.{name}", f"layers.{i}.{ours}")
-        for j, ours in enumerate(_MAPS[:3]):  # (3 D, D) and (3 D,): the rows of queries, of keys, of values
-            rows = slice(j * width, (j + 1) * width)
-            for kind in ("weight", "bias"):
+        for kind in ("weight", "bias"):  # (3 D, D) and (3 D,): the rows of queries, of keys, of values
+            for j, ours in enumerate(_MAPS[:3]):
+                rows = slice(j * width, (j + 1) * width)
                 yield Pair(f"{theirs}.{i}.attn.in_proj_{kind}", f"layers.{i}.attention.{ours}.{kind}", rows=rows)
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from ldm_edu.config import TextConfig
 from ldm_edu.layouts import clip
-from ldm_edu.layouts.pair import Format, Json, Layout, Pair
+from ldm_edu.layouts.pair import Format, Json, Layout, Pair, listed_pairs
 from ldm_edu.models.clip import TextEncoder
 
 H = TextConfig(width=1024, layers=23, heads=16, activation="gelu", pad=0)
@@ -22,7 +22,7 @@ BIGG = TextConfig(width=1280, layers=32, heads=20, activation="gelu", projection
 
 def pairs(config: TextConfig, format: Format = "diffusers", names: Iterable[str] = ()) -> list[Pair]:
     """The pairs of a text tower's tensors."""
-    return list(clip.openai_text(config)) if format == "original" else clip.text_pairs(config, format, names)
+    return listed_pairs(clip.openai_text(config)) if format == "original" else clip.text_pairs(config, format, names)
 
 
 def read(config: Json, where: str) -> TextConfig:

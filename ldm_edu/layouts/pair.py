@@ -6,7 +6,8 @@ bijection: a tensor without a partner, on either side, is an error.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import islice
+from typing import Any, Literal, NoReturn
 
 import torch
 from einops import rearrange
@@ -16,6 +17,7 @@ from ldm_edu.weights.errors import CheckpointError
 
 Format = Literal["ldm-edu", "diffusers", "original"]  # original: the one file of a model's first release
 Json = dict[str, Any]
+MAX_TENSORS = 100_000  # of one network: a damaged or hostile config may ask for more than there is time to name
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Pair:
     """One of our tensors, by both of its names.
 
     ``theirs`` may hold more than ours (``rows``: ours are those rows of theirs), be a 1x1 convolution where ours is a
-    linear map (``conv``), be used as x @ W where ours is x @ W.T (``transposed``), or hold the two halves of its rows in
-    the other order (``swapped``).
+    linear map (``conv``), be used as x @ W where ours is x @ W.T (``transposed``), or hold the two halves of its rows
+    in the other order (``swapped``).
     """
 
     theirs: str
@@ -35,19 +37,23 @@ class Pair:
     swapped: bool = False
 
 
+def _no_config(*_: Any) -> NoReturn:
+    raise CheckpointError("diffusers has no config for this network; keep this model in ldm-edu's own layout.")
+
+
 @dataclass(frozen=True)
 class Layout:
     """How one sort of network is published.
 
     ``pairs(config, format, names)`` gives the pairs of a network's tensors; ``names`` are those that a file holds, by
     which a layout tells spellings of one format apart (empty: the spelling that is written today). ``read`` makes a
-    config of a ``config.json`` in diffusers' format and ``write`` the opposite; None: the network has none.
+    config of a ``config.json`` in diffusers' format and ``write`` the opposite.
     """
 
     network: Callable[[Any], nn.Module]
     pairs: Callable[[Any, Format, Iterable[str]], list[Pair]]
-    read: Callable[[Json, str], Any] | None = None
-    write: Callable[[Any], Json] | None = None
+    read: Callable[[Json, str], Any] = _no_config
+    write: Callable[[Any], Json] = _no_config
 
 
 def to_ours(theirs: Tensor, pair: Pair) -> Tensor:
@@ -55,7 +61,7 @@ def to_ours(theirs: Tensor, pair: Pair) -> Tensor:
     if pair.rows is not None:
         theirs = theirs[pair.rows]
     if pair.transposed:
-        theirs = rearrange(theirs, "i o -> o i")
+        theirs = rearrange(theirs, "i o -> o i").contiguous()
     if pair.conv and theirs.ndim == 4:
         theirs = rearrange(theirs, "o i 1 1 -> o i")
     if pair.swapped:
@@ -116,3 +122,22 @@ def both(theirs: str, ours: str) -> Iterator[Pair]:
     """The pairs of a layer's weight and bias."""
     yield Pair(f"{theirs}.weight", f"{ours}.weight")
     yield Pair(f"{theirs}.bias", f"{ours}.bias")
+
+
+def own_names(pairs: Iterable[Pair]) -> list[Pair]:
+    """The pairs of our own format: every name is its own partner."""
+    return [Pair(pair.ours, pair.ours) for pair in listed_pairs(pairs)]
+
+
+def listed_pairs(pairs: Iterable[Pair]) -> list[Pair]:
+    """The pairs of one network.
+
+    Raises
+    ------
+    CheckpointError
+        if there are more than any network has.
+    """
+    found = list(islice(pairs, MAX_TENSORS + 1))
+    if len(found) > MAX_TENSORS:
+        raise CheckpointError(f"the config asks for more than {MAX_TENSORS:,} tensors, which no network has: check it.")
+    return found

@@ -399,7 +399,8 @@ similar
 
 # %%
 from ldm_edu.checkpoint.find import find_checkpoint
-from ldm_edu.checkpoint.io import load_into, load_tensors
+from ldm_edu.weights.fit import load_into
+from ldm_edu.checkpoint.io import load_tensors
 
 folder = find_checkpoint("emoji")
 shipped = clip.CLIP(model.preset.text, model.preset.vision, model.preset.embed_dim)
@@ -504,7 +505,8 @@ print(f"parameters: {sum(counts.values()):,}, of these {counts['tokens']:,} are 
 assert sum(counts.values()) == 123_060_480
 
 # %%
-from ldm_edu.checkpoint.keymaps import convert, text_pairs
+from ldm_edu.layouts.pair import convert
+from ldm_edu.layouts.clip import text_pairs
 
 NAME = "openai/clip-vit-large-patch14"
 
@@ -533,7 +535,7 @@ else:
     ids = tokenizer.Tokenizer()(["red apple, 3d style"])  # (1, 77)
     theirs = {name.removeprefix("text_model."): value for name, value in tower.state_dict().items()}
     with torch.no_grad():
-        read = text_transformer(ids, convert(theirs, text_pairs(real)), real.layers, real.heads)
+        read = text_transformer(ids, convert(theirs, text_pairs(real, names=theirs)), real.layers, real.heads)
         torch.testing.assert_close(read, tower(ids).last_hidden_state, rtol=1e-3, atol=1e-3)
     assert sum(p.numel() for p in tower.parameters()) == sum(counts.values())
     assert read.shape == (1, real.length, real.width)
@@ -787,7 +789,7 @@ heat_strip(
 
 # %%
 from ldm_edu import cfg, dpmpp_2m, initial_noise, levels
-from ldm_edu.conditioning import Conditioning
+from ldm_edu.condition import Conditioning
 
 tests = ["red apple, 3d style", "sunflower, twemoji style", "dog face, noto style", "mushroom, flat style"]
 full, blank = model.condition(tests).context, model.condition([""])

@@ -8,20 +8,15 @@ import torch
 from parity.reference import reference_autoencoder, reference_clip, reference_text, reference_unet, reference_vision
 from torch import Tensor, nn
 
-from ldm_edu.weights.errors import CheckpointError
-from ldm_edu.checkpoint.keymaps import (
-    Pair,
-    autoencoder_pairs,
-    clip_pairs,
-    convert,
-    text_pairs,
-    unet_pairs,
-    vision_pairs,
-)
-from ldm_edu.config import SD15, AutoencoderConfig, TextConfig, UNetConfig, VisionConfig
+from ldm_edu.config import AutoencoderConfig, TextConfig, UNetConfig, VisionConfig
+from ldm_edu.families import SD15
+from ldm_edu.layouts.autoencoder import autoencoder_pairs
+from ldm_edu.layouts.pair import Pair, convert
+from ldm_edu.layouts.unet import unet_pairs
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.clip import CLIP, TextEncoder, VisionEncoder
 from ldm_edu.models.unet import UNet
+from ldm_edu.weights.errors import CheckpointError
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
@@ -170,20 +165,6 @@ def test_full_size_autoencoder_in_one_file() -> None:
     assert len(theirs) == 248
     check(theirs, ours, pairs)
     assert {name: theirs.get(name) for name in COMPVIS_AUTOENCODER} == COMPVIS_AUTOENCODER
-
-
-def test_full_size_clip() -> None:
-    text = on_meta(transformers.CLIPTextModel, reference_text(TEXT))
-    check(text, on_meta(TextEncoder, TEXT), text_pairs(TEXT))
-    check(
-        {f"text_model.{name}": shape for name, shape in text.items()},  # as in published files
-        on_meta(TextEncoder, TEXT),
-        text_pairs(TEXT, "text_model."),
-    )
-    vision = on_meta(transformers.CLIPVisionModel, reference_vision(VISION))
-    check(vision, on_meta(VisionEncoder, VISION), vision_pairs(VISION))
-    both = reference_clip(TEXT, VISION, 768)
-    check(on_meta(transformers.CLIPModel, both), on_meta(CLIP, TEXT, VISION, 768), clip_pairs(TEXT, VISION))
 
 
 def numbered(names: list[str], shapes: Shapes) -> dict[str, Tensor]:
