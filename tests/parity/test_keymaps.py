@@ -5,25 +5,22 @@ from typing import Any
 
 import pytest
 import torch
-from parity.reference import reference_autoencoder, reference_clip, reference_text, reference_unet, reference_vision
+from parity.reference import reference_autoencoder, reference_unet
 from torch import Tensor, nn
 
-from ldm_edu.config import AutoencoderConfig, TextConfig, UNetConfig, VisionConfig
+from ldm_edu.config import AutoencoderConfig, UNetConfig
 from ldm_edu.families import SD15
 from ldm_edu.layouts.autoencoder import autoencoder_pairs
 from ldm_edu.layouts.pair import Pair, convert
 from ldm_edu.layouts.unet import unet_pairs
 from ldm_edu.models.autoencoder import AutoencoderKL
-from ldm_edu.models.clip import CLIP, TextEncoder, VisionEncoder
 from ldm_edu.models.unet import UNet
 from ldm_edu.weights.errors import CheckpointError
 
 diffusers = pytest.importorskip("diffusers")
-transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
 
 Shapes = dict[str, tuple[int, ...]]
-TEXT, VISION = TextConfig(), VisionConfig()
 
 # Some tensors of Stable Diffusion 1.x as the original code names them: no library here builds that layout.
 COMPVIS_UNET = {

@@ -62,7 +62,12 @@ def one_file(references: dict[str, Any]) -> dict[str, Tensor]:
     for prefix, pairs, compvis, name in (
         ("model.diffusion_model.", unet_pairs(UNET), unet_pairs(UNET, "compvis"), "unet"),
         ("first_stage_model.", autoencoder_pairs(AUTOENCODER), autoencoder_pairs(AUTOENCODER, "compvis"), "vae"),
-        ("cond_stage_model.transformer.", text_pairs(TEXT, names=state["text_encoder"]), text_pairs(TEXT), "text_encoder"),
+        (
+            "cond_stage_model.transformer.",
+            text_pairs(TEXT, names=state["text_encoder"]),
+            text_pairs(TEXT, "original"),
+            "text_encoder",
+        ),
     ):
         theirs = convert(convert(state[name], pairs), compvis, reverse=True)
         tensors |= {prefix + key: tensor.clone() for key, tensor in theirs.items()}
