@@ -94,6 +94,51 @@ _INPUTS = {"nothing": "C", "picture": "2 C", "mask": "2 C + 1", "low_res": "C + 
 
 
 @dataclass(frozen=True)
+class DiTConfig:
+    """The noise predictor as a transformer over patches: DiT (Peebles and Xie 2023, section 3.2 and table 1).
+
+    ``size`` only stretches the positions: a larger picture spans the same range of positions as one of ``size``.
+    ``classes`` counts the classes without the null class, which has a row of its own after them.
+    """
+
+    size: int = 32  # side of the latents that the network was trained on: 32 for pictures of 256 pixels
+    channels: int = 4  # of the sample
+    patch: int = 2  # a token is a patch of this many latent pixels by as many
+    width: int = 1152
+    depth: int = 28  # number of blocks
+    heads: int = 16
+    classes: int = 1000
+    learned_variance: bool = True  # the network gives as many channels again, for the variance of each step
+
+    def __post_init__(self) -> None:
+        counts = ("size", "channels", "patch", "width", "depth", "heads", "classes")
+        if zero := [name for name in counts if getattr(self, name) < 1]:
+            raise ValueError(
+                f"{zero[0]}={getattr(self, zero[0])}: a DiT needs at least one; choose a whole number from 1"
+            )
+        if self.size % self.patch:
+            raise ValueError(f"patch={self.patch} does not divide size={self.size}; choose a divisor")
+        if self.width % self.heads:
+            raise ValueError(
+                f"heads={self.heads} does not divide width={self.width}; choose a width that is a multiple"
+            )
+        if self.width % 4:
+            raise ValueError(
+                f"width={self.width} must be a multiple of 4: sines and cosines of row and column take a quarter each"
+            )
+
+    @property
+    def grid(self) -> int:
+        """Tokens along a side of the picture that the network was trained on."""
+        return self.size // self.patch
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output: the sample's, and as many again for a learned variance."""
+        return self.channels * (2 if self.learned_variance else 1)
+
+
+@dataclass(frozen=True)
 class AutoencoderConfig:
     """The picture compressor, KL-regularised (Rombach et al. 2022, section 3.1 and appendix G).
 

@@ -18,7 +18,7 @@ from ldm_edu.config import Preset, to_dict
 from ldm_edu.families import family_of
 from ldm_edu.families.family import Part
 from ldm_edu.files import atomic_write_all
-from ldm_edu.layouts.pair import Format, to_ours, to_theirs
+from ldm_edu.layouts.pair import Format, Pair, all_ours, to_theirs
 from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.weights.files import Tensors, save_file
 from ldm_edu.weights.fit import refuse_nan
@@ -110,12 +110,14 @@ def _part(source: Checkpoint, part: Part, format: Format, dtype: torch.dtype | N
 def _named(source: Checkpoint, part: Part, format: Format, dtype: torch.dtype | None) -> Tensors:
     """The tensors of a part under the names of another format; views of the files where nothing changes."""
     found = source.parts[part.name]
-    ours: dict[str, Tensor] = {}
-    for pair in found.pairs:
+
+    def read(pair: Pair) -> Tensor:
         entry = found.entries[pair.theirs]
         tensor = entry.file.read(entry.name, dtype=dtype)
         refuse_nan({pair.ours: tensor}, found.what)
-        ours[pair.ours] = to_ours(tensor, pair)
+        return tensor
+
+    ours = all_ours(read, found.pairs)
     wanted = pairs_of(part, source.preset, format)
     return {name: tensor.contiguous() for name, tensor in to_theirs(ours, wanted)}
 

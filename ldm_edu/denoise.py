@@ -51,8 +51,8 @@ class NetworkDenoiser:
         ValueError
             if the condition is for another number of pictures, or a shape does not fit the network.
         """
-        inputs = network_input(self.prediction, x, level).to(weight_of(self.network).dtype)  # (B, C, H, W)
-        out = self.network.step(inputs, self._at(level, len(x)))  # (B, C, H, W)
+        seen = network_input(self.prediction, x, level).to(weight_of(self.network).dtype)
+        out = self.network.step(seen, self._at(level, len(x)))  # (B, C, H, W)
         return to_x0(self.prediction, out.to(x.dtype), x, level)
 
     def _at(self, level: Level, size: int) -> Any:

@@ -5,7 +5,6 @@ Nothing is read but names, types and shapes, until `fill` makes a network of one
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from ldm_edu.config import Preset
 from ldm_edu.families.family import Part
-from ldm_edu.layouts.pair import Format, Pair, to_ours
+from ldm_edu.layouts.pair import Format, Pair, all_ours, to_ours
 from ldm_edu.weights.errors import CheckpointError, listed
 from ldm_edu.weights.fit import check_fit, refuse_nan
 from ldm_edu.weights.mapped import Stored, WeightFile
@@ -67,6 +66,8 @@ class StoredPart:
         CheckpointError
             if one is missing, or is not of this network.
         """
+        if not self.entries:
+            raise CheckpointError(f"{self.what} is not there; take the whole model, or a file that has this part too.")
         for problem, names in {"missing": self.missing, "not of this model": self.unexpected}.items():
             if names:
                 raise CheckpointError(
@@ -116,14 +117,14 @@ def fill(module: nn.Module, part: StoredPart, *, dtype: torch.dtype | None = tor
     """
     part.check()
     check_shapes(module, part)
-    tensors: dict[str, Tensor] = {}
-    for theirs, pairs in groupby(part.pairs, lambda pair: pair.theirs):  # neighbours may be rows of one tensor
-        entry = part.entries[theirs]
-        for i, pair in enumerate(pairs):
-            if i == 0:
-                tensor = entry.file.read(entry.name, dtype=dtype, channels_last=not pair.conv)
-                refuse_nan({pair.ours: tensor}, part.what)
-            tensors[pair.ours] = to_ours(tensor, pair)
+
+    def read(pair: Pair) -> Tensor:
+        entry = part.entries[pair.theirs]
+        tensor = entry.file.read(entry.name, dtype=dtype, channels_last=not pair.conv)
+        refuse_nan({pair.ours: tensor}, part.what)
+        return tensor
+
+    tensors = all_ours(read, part.pairs)
     module.load_state_dict(tensors, strict=True, assign=True)
 
 
@@ -143,11 +144,8 @@ def _as_ours(part: StoredPart, pair: Pair) -> Stored:
     stored = part.entries[pair.theirs].stored
     try:
         shape = to_ours(torch.empty(stored.shape, device="meta"), pair).shape
-    except (RuntimeError, EinopsError) as error:
-        raise CheckpointError(
-            f"{part.what}: {pair.theirs} has shape {stored.shape}, which another layout of this model may have; choose "
-            "that layout, or another file."
-        ) from error
+    except (CheckpointError, RuntimeError, EinopsError) as error:
+        raise CheckpointError(f"{part.what}: {error}") from error
     return Stored(tuple(shape), stored.dtype, stored.offset)
 
 

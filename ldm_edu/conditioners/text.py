@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ldm_edu.condition import Conditioning, as_long_as_each_other, refuse_one
+from ldm_edu.conditioners.conditioner import Size
 from ldm_edu.models.clip import TextEncoder, TextStates
 from ldm_edu.prompts import Chunks, chunks
 from ldm_edu.tokenizer import Tokenizer
@@ -41,7 +42,7 @@ class TextConditioner:
         """
         return read_texts(self.tokenizer, prompts)
 
-    def __call__(self, prompts: Sequence[str | Chunks], size: tuple[int, int] | None = None) -> Conditioning:
+    def __call__(self, prompts: Sequence[str | Chunks], size: Size | None = None) -> Conditioning:
         """Prompts to a context (B, n * L, D), n windows of L tokens. The ``size`` of the pictures makes no difference.
 
         Padding is attended to as well: Stable Diffusion was trained so. Where prompts need different numbers of
@@ -57,9 +58,9 @@ class TextConditioner:
         """
         return batch(self.read(prompts), self._conditions)
 
-    def blank(self, n: int = 1) -> Conditioning:
+    def blank(self, n: int = 1, size: Size | None = None) -> Conditioning:
         """The condition of ``n`` pictures without a prompt: that of an empty one."""
-        return self([""] * n)
+        return self([""]).repeat(n)
 
     def _conditions(self, texts: Sequence[Chunks]) -> list[Conditioning]:
         encoded = encode(self.encoder, self.tokenizer, texts, self._pick)
@@ -72,6 +73,8 @@ class TextConditioner:
 def read_texts(tokenizer: Tokenizer, prompts: Sequence[str | Chunks]) -> list[Chunks]:
     """The windows of each prompt; a prompt that was read before stays as it is, and equal ones are read once."""
     refuse_one(prompts)
+    if wrong := [prompt for prompt in prompts if not isinstance(prompt, (str, Chunks))]:
+        raise ValueError(f"a prompt of this model must be a text, not {wrong[0]!r}; '' is the blank prompt")
     known = {prompt: chunks(tokenizer, prompt) for prompt in dict.fromkeys(prompts) if isinstance(prompt, str)}
     return [known[prompt] if isinstance(prompt, str) else prompt for prompt in prompts]
 

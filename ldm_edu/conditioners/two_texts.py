@@ -6,20 +6,19 @@ drawing like them: ask for an original size as large as the picture, and for no 
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from ldm_edu.condition import Conditioning
+from ldm_edu.conditioners.conditioner import Size
 from ldm_edu.conditioners.text import batch, encode, read_texts
 from ldm_edu.models.clip import TextEncoder, TextStates
 from ldm_edu.nn.embeddings import timestep_embedding
 from ldm_edu.prompts import Chunks
 from ldm_edu.tokenizer import Tokenizer
-
-Size = tuple[int, int]  # height and width, or from the top and from the left
 
 WIDTH = 256  # of the sinusoid that each number becomes
 SCORES = 6.0, 2.5  # aesthetic scores that the refiner is asked for, and steered away from
@@ -101,6 +100,10 @@ class TwoTextConditioner:
         assert cond.vector is not None
         numbers = sinusoids(torch.tensor(rows, dtype=torch.float32)).to(cond.vector)  # (B, numbers * WIDTH)
         return Conditioning(cond.context, torch.cat([cond.vector, numbers], dim=1))
+
+    def blank(self, n: int = 1, size: Size | None = None, **about: Any) -> Conditioning:
+        """The condition of ``n`` pictures without a prompt; ``about`` as in a call: the numbers are the same."""
+        return self([""], size, **about).repeat(n)
 
     def _conditions(self, texts: Sequence[Chunks]) -> list[Conditioning]:
         """Each text's context (1, n L, sum of D) and projection (1, E); zeros for an empty one where that is so."""

@@ -1,12 +1,12 @@
 """The model families. A new family is a new file in this folder, and one word more in `FAMILIES`."""
 
 from ldm_edu.config import Preset
-from ldm_edu.families import course, sd1
+from ldm_edu.families import course, dit, sd1
 from ldm_edu.families.course import EMOJI, FASHION, SHAPES, TOY
 from ldm_edu.families.family import Family
 from ldm_edu.families.sd1 import SD15, SD15_INPAINT, SD15_PIX2PIX
 
-FAMILIES: list[Family] = [course.FAMILY, sd1.FAMILY]
+FAMILIES: list[Family] = [course.FAMILY, sd1.FAMILY, dit.FAMILY]
 
 PRESETS: dict[str, Preset] = {preset.name: preset for family in FAMILIES for preset in family.presets}
 
@@ -38,8 +38,8 @@ def family_named(name: str) -> Family:
         if family.name == name:
             return family
     raise ValueError(
-        f"there is no model family {name!r}; known are {', '.join(family.name for family in FAMILIES)}. A newer ldm-edu "
-        "may know this family."
+        f"there is no model family {name!r}; known are {', '.join(family.name for family in FAMILIES)}. A newer "
+        "ldm-edu may know it."
     )
 
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from ldm_edu.config import CLIPConfig, TextConfig, VisionConfig
-from ldm_edu.layouts.json import refuse, refuse_unusual
 from ldm_edu.layouts.pair import Format, Json, Layout, Pair, both, listed_pairs
+from ldm_edu.layouts.settings import refuse, refuse_unusual
 from ldm_edu.models.clip import CLIP, TextEncoder, VisionEncoder
 
 _MAPS = ("to_q", "to_k", "to_v", "to_out")
@@ -84,7 +84,7 @@ def clip_pairs(config: CLIPConfig, format: Format = "diffusers", names: Iterable
             Pair("visual_projection.weight", "vision_proj.weight"),
         )
     pairs = [*towers, *projections, Pair("logit_scale", "logit_scale")]
-    return listed_pairs(_own(pairs, set(names)) if format == "ldm-edu" else pairs)
+    return listed_pairs(_own(pairs, set(names))) if format == "ldm-edu" else pairs
 
 
 def openai_text(config: TextConfig) -> Iterator[Pair]:
@@ -111,9 +111,9 @@ def _openai_blocks(theirs: str, config: TextConfig | VisionConfig) -> Iterator[P
     for i in range(config.layers):
         for ours, name in _BLOCK.items():
             yield from both(f"{theirs}.{i}.{name}", f"layers.{i}.{ours}")
-        for kind in ("weight", "bias"):  # (3 D, D) and (3 D,): the rows of queries, of keys, of values
-            for j, ours in enumerate(_MAPS[:3]):
-                rows = slice(j * width, (j + 1) * width)
+        for j, ours in enumerate(_MAPS[:3]):  # (3 D, D) and (3 D,): the rows of queries, of keys, of values
+            rows = slice(j * width, (j + 1) * width)
+            for kind in ("weight", "bias"):
                 yield Pair(f"{theirs}.{i}.attn.in_proj_{kind}", f"layers.{i}.attention.{ours}.{kind}", rows=rows)
 
 

@@ -6,7 +6,7 @@ bijection: a tensor without a partner, on either side, is an error.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -26,7 +26,7 @@ class Pair:
 
     ``theirs`` may hold more than ours (``rows``: ours are those rows of theirs), be a 1x1 convolution where ours is a
     linear map (``conv``), be used as x @ W where ours is x @ W.T (``transposed``), or hold the two halves of its rows
-    in the other order (``swapped``).
+    in the other order (``swapped``). Where they hold copies of one of ours, each copy has a pair.
     """
 
     theirs: str
@@ -57,11 +57,22 @@ class Layout:
 
 
 def to_ours(theirs: Tensor, pair: Pair) -> Tensor:
-    """Their tensor as ours: a view where the numbers do not move."""
+    """Their tensor as ours: a view where the numbers do not move.
+
+    Raises
+    ------
+    CheckpointError
+        if it has a shape that the pair does not expect.
+    """
+    if pair.conv and theirs.ndim != 2 and (theirs.ndim != 4 or theirs.shape[2:] != (1, 1)):
+        raise CheckpointError(
+            f"{pair.theirs} has shape {tuple(theirs.shape)}, where a linear map or a 1x1 convolution is expected; "
+            "choose the other layout of this model."
+        )
     if pair.rows is not None:
         theirs = theirs[pair.rows]
     if pair.transposed:
-        theirs = rearrange(theirs, "i o -> o i").contiguous()
+        theirs = rearrange(theirs, "i o -> o i")
     if pair.conv and theirs.ndim == 4:
         theirs = rearrange(theirs, "o i 1 1 -> o i")
     if pair.swapped:
@@ -93,11 +104,38 @@ def convert(theirs: Mapping[str, Tensor], pairs: Iterable[Pair]) -> dict[str, Te
     Raises
     ------
     CheckpointError
-        if a tensor is missing or left over.
+        if a tensor is missing or left over, or copies differ.
     """
     pairs = list(pairs)
     refuse_others(theirs.keys(), {pair.theirs for pair in pairs})
-    return {pair.ours: to_ours(theirs[pair.theirs], pair) for pair in pairs}
+    return all_ours(lambda pair: theirs[pair.theirs], pairs)
+
+
+def all_ours(read: Callable[[Pair], Tensor], pairs: Iterable[Pair]) -> dict[str, Tensor]:
+    """Our tensors by their names. ``read`` gives theirs, once for neighbours that share one of theirs.
+
+    Raises
+    ------
+    CheckpointError
+        if theirs holds copies of one of ours that differ.
+    """
+    ours: dict[str, Tensor] = {}
+    for _, sharing in groupby(pairs, key=lambda pair: pair.theirs):
+        group = list(sharing)
+        theirs = read(group[0])
+        for pair in group:
+            tensor = to_ours(theirs, pair)
+            if not _same(ours.setdefault(pair.ours, tensor), tensor):
+                raise CheckpointError(
+                    f"{pair.theirs} differs from another copy of {pair.ours}, and the network here has only one; take "
+                    "a checkpoint whose copies agree."
+                )
+    return ours
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same numbers; without numbers, on the ``meta`` device, whether the shapes agree."""
+    return a is b or (a.shape == b.shape and a.dtype == b.dtype and (a.is_meta or torch.equal(a, b)))
 
 
 def convert_back(ours: Mapping[str, Tensor], pairs: Iterable[Pair]) -> dict[str, Tensor]:

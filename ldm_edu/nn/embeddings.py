@@ -1,8 +1,9 @@
-"""A time step as a vector: sinusoidal features, then a small MLP."""
+"""Numbers as vectors: the sinusoidal features of a time step or of a place in a picture, and a small MLP."""
 
 import math
 
 import torch
+from einops import repeat
 from torch import Tensor, nn
 
 
@@ -27,6 +28,32 @@ def timestep_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> T
     frequencies = torch.exp(-math.log(max_period) * exponent)  # (half,)
     angles = t.float()[:, None] * frequencies[None, :]  # (B, half)
     return torch.cat([angles.cos(), angles.sin()], dim=1)  # (B, width)
+
+
+def position_embedding(rows: Tensor, columns: Tensor, width: int) -> Tensor:
+    """Sinusoidal features of the places of a grid: the first half of the width says the column, the second the row.
+
+    Feature ``i`` of the first half of each half is ``sin(place * 10000 ** (-i / quarter))``; the cosines follow. (The
+    order of DiT's published weights: Peebles and Xie 2023, after Vaswani et al. 2017, section 3.5.)
+
+    Parameters
+    ----------
+    rows, columns : (H,) and (W,) the places along both sides, fractional ones too.
+    width : number of features, a multiple of 4.
+
+    Returns
+    -------
+    (H * W, width) float32, row by row; computed in float64.
+    """
+    quarter = width // 4
+    exponent = torch.arange(quarter, dtype=torch.float64, device=rows.device) / quarter
+    frequencies = 1.0 / 10_000.0**exponent  # (quarter,)
+    x, y = columns.double()[:, None] * frequencies, rows.double()[:, None] * frequencies  # (W, quarter), (H, quarter)
+    x = torch.cat([x.sin(), x.cos()], dim=1)  # (W, width / 2)
+    y = torch.cat([y.sin(), y.cos()], dim=1)  # (H, width / 2)
+    by_column = repeat(x, "w d -> (h w) d", h=len(rows))  # (H W, width / 2)
+    by_row = repeat(y, "h d -> (h w) d", w=len(columns))  # (H W, width / 2)
+    return torch.cat([by_column, by_row], dim=1).float()  # (H W, width)
 
 
 class EmbeddingMLP(nn.Module):

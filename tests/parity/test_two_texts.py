@@ -95,7 +95,7 @@ def test_base(tmp_path: Path) -> None:
     assert ours.context is not None and ours.vector is not None
     assert difference(ours.context, context) <= TOLERANCE
     assert difference(ours.vector, both.vector(pooled, numbers)) <= TOLERANCE
-    blank = both.ours([""] * 2, (64, 48), original=(90, 70), crop=(3, 5))
+    blank = both.ours.blank(2, (64, 48), original=(90, 70), crop=(3, 5))
     assert blank.context is not None and blank.vector is not None
     assert torch.equal(blank.context, blank_context) and not blank_context.any()
     assert difference(blank.vector, both.vector(blank_pooled, numbers)) <= TOLERANCE
