@@ -3,6 +3,7 @@
 from typing import Protocol
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ldm_edu.models.autoencoder import AutoencoderKL
@@ -96,13 +97,21 @@ class LatentCodec:
 
     def scaled(self, raw: Tensor) -> Tensor:
         """The autoencoder's own latents (B, c, h, w), scaled to about unit variance."""
-        config = self.autoencoder.config
-        return (raw - config.shift) * config.scale
+        mean, std = self._moments(raw)
+        return (raw - mean) / std * self.autoencoder.config.scale
 
     def unscaled(self, sample: Tensor) -> Tensor:
         """The opposite of `scaled`."""
+        mean, std = self._moments(sample)
+        return sample / self.autoencoder.config.scale * std + mean
+
+    def _moments(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """What is taken away from the autoencoder's latents, and what they are divided by, before they are scaled."""
         config = self.autoencoder.config
-        return sample / config.scale + config.shift
+        if config.latents_mean is None or config.latents_std is None:
+            return config.shift, 1.0
+        mean, std = like.new_tensor([config.latents_mean, config.latents_std])  # (C,) each
+        return rearrange(mean, "c -> c 1 1"), rearrange(std, "c -> c 1 1")
 
     def check_tile(self, tile: int) -> None:
         """Raise ValueError if the side of a tile, in pixels, is too small or not a multiple of the factor."""

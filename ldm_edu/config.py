@@ -252,6 +252,7 @@ class Sampling:
     steps: int = 20
     guidance: float = 5.0
     sampler: SamplerName = "dpmpp_2m"
+    spacing: Spacing = "trailing"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,7 +70,7 @@ def _one_file(source: Checkpoint, out: Path, dtype: torch.dtype | None) -> Write
         for part in parts:
             named = _named(source, part, "original", dtype)
             tensors |= {f"{part.prefix}{name}": tensor for name, tensor in named.items()}
-        save_file(beside, tensors, _note(preset))
+        save_file(beside, tensors | family_of(preset).marks(preset), _note(preset))
 
     return {out: write}
 

@@ -41,7 +41,7 @@ from torch import Tensor
 from ldm_edu.codec import Codec
 from ldm_edu.config import Beside
 from ldm_edu.denoise import Denoiser
-from ldm_edu.schedule import Level, add_noise
+from ldm_edu.schedule import Level, add_noise, pure_noise
 
 RANGE = 1.5  # of a picture's numbers, which lie in [-1, 1]; one that was enlarged may overshoot a little
 
@@ -165,7 +165,7 @@ def begin(edit: Edit | None, noise: Tensor, run: Sequence[Level], model: Edited)
         raise ValueError(f"this network reads {beside!r} besides the sample, which pictures cannot be edited with yet")
     if edit is None:
         if beside == "nothing":
-            return Start(noise, list(run))
+            return Start(pure_noise(noise, run[0]), list(run))
         if beside == "picture":
             raise ValueError("this model edits pictures: give it one, edit=Edit(picture), or --init FILE")
         edit = Edit(noise.new_zeros(1, 3, *(side * codec.factor for side in noise.shape[2:])), strength=1.0)
@@ -182,7 +182,8 @@ def begin(edit: Edit | None, noise: Tensor, run: Sequence[Level], model: Edited)
     left = list(run[first_step(len(run) - 1, strength) :])
     x = add_noise(known, noise, left[0])
     if strength == 1:
-        x = noise if hidden is None or beside == "mask" else torch.where(hidden > 0, noise, x)
+        fresh = pure_noise(noise, left[0])
+        x = fresh if hidden is None or beside == "mask" else torch.where(hidden > 0, fresh, x)
 
     if beside == "mask":
         seen = 0.0 if edit.mask is None else 1 - edit.mask.to(edit.picture)

@@ -283,7 +283,7 @@ class LatentDiffusion:
         steps: int | None = None,
         guidance: float | None = None,
         sampler: Sampler | None = None,
-        spacing: Spacing = "trailing",
+        spacing: Spacing | None = None,
         negative: Any = "",
         size: int | tuple[int, int] | None = None,
         edit: Edit | None = None,
@@ -296,7 +296,7 @@ class LatentDiffusion:
             as in `condition`: one a picture, or one for all ``seeds``.
         seeds
             one a picture; a picture depends on its prompt and its seed, not on its neighbours. None: 0, 1, 2 ...
-        steps, guidance, sampler
+        steps, guidance, sampler, spacing
             None: as the preset's ``defaults`` say. Guidance says how strongly to follow the prompts; 1 is no guidance,
             and takes half the time.
         negative
@@ -317,6 +317,7 @@ class LatentDiffusion:
         steps = usual.steps if steps is None else steps
         guidance = usual.guidance if guidance is None else guidance
         sampler = SAMPLERS[usual.sampler] if sampler is None else sampler
+        spacing = usual.spacing if spacing is None else spacing
         seeds = list(range(len(prompts)) if seeds is None else seeds)
         if len(prompts) not in (1, len(seeds)):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed a picture, and one prompt")

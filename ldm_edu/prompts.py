@@ -49,6 +49,11 @@ class Chunks:
     padding: Tensor
     whole: bool = True
 
+    @property
+    def empty(self) -> bool:
+        """Whether the prompt has no word."""
+        return len(self.tokens) == 1 and bool(self.padding[0, 2:].all())
+
 
 def parse(prompt: str) -> list[Span]:
     """A prompt as pieces of equal weight, in their order, none empty; a prompt without words has none.

@@ -37,27 +37,32 @@ def test_the_numbers_stand_in_order_and_follow_the_size_that_is_drawn(two: TwoTe
         assert vector is not None
         return vector[0, 40:]
 
-    assert torch.equal(numbers(), sinusoids([64, 96, 0, 0, 64, 96])[0])
-    assert torch.equal(numbers(size=(32, 80)), sinusoids([32, 80, 0, 0, 32, 80])[0])
+    assert torch.equal(numbers(), sinusoids(torch.tensor([[64, 96, 0, 0, 64, 96]]))[0])
+    assert torch.equal(numbers(size=(32, 80)), sinusoids(torch.tensor([[32, 80, 0, 0, 32, 80]]))[0])
     asked = numbers(size=(32, 80), original=(500, 600), crop=(7, 8), target=(9, 10))
-    assert torch.equal(asked, sinusoids([500, 600, 7, 8, 9, 10])[0])
+    assert torch.equal(asked, sinusoids(torch.tensor([[500, 600, 7, 8, 9, 10]]))[0])
     assert torch.equal(asked[256:512], timestep_embedding(torch.tensor([600.0]), 256)[0])
 
 
 def test_the_blank_is_zeros_that_know_the_size(two: TwoTextConditioner) -> None:
-    blank = two.blank(3, (32, 80))
+    blank = two(["", " ", ""], (32, 80))
     assert blank.context is not None and blank.vector is not None and len(blank) == 3
     assert blank.context.shape == (3, 16, 80) and not blank.context.any() and not blank.vector[:, :40].any()
-    assert torch.equal(blank.vector[2, 40:], sinusoids([32, 80, 0, 0, 32, 80])[0])
+    assert torch.equal(blank.vector[2, 40:], sinusoids(torch.tensor([[32, 80, 0, 0, 32, 80]]))[0])
 
 
 def test_a_refiner_reads_one_encoder_and_a_score(two: TwoTextConditioner) -> None:
     refiner = TwoTextConditioner(two.readers[1:], (64, 96), numbers="score", zeros=False)
-    cond, blank = refiner(["red apple"]), refiner.blank()
+    cond, blank = refiner(["red apple"]), refiner([""])
     assert cond.context is not None and cond.context.shape == (1, 16, 48)
-    assert cond.vector is not None and torch.equal(cond.vector[0, 40:], sinusoids([64, 96, 0, 0, 6.0])[0])
-    assert blank.context is not None and torch.equal(blank.context, refiner([""]).context)  # type: ignore[arg-type]
-    assert blank.vector is not None and torch.equal(blank.vector[0, 40:], sinusoids([64, 96, 0, 0, 2.5])[0])
+    assert cond.vector is not None and torch.equal(
+        cond.vector[0, 40:], sinusoids(torch.tensor([[64, 96, 0, 0, 6.0]]))[0]
+    )
+    states = two.readers[1][1](two.readers[1][0]([""]))
+    assert blank.context is not None and torch.equal(blank.context, states.hidden[1])
+    assert blank.vector is not None and torch.equal(
+        blank.vector[0, 40:], sinusoids(torch.tensor([[64, 96, 0, 0, 2.5]]))[0]
+    )
 
 
 def test_a_long_prompt_is_read_in_windows_and_its_first_one_is_projected(two: TwoTextConditioner) -> None:
@@ -70,6 +75,7 @@ def test_a_long_prompt_is_read_in_windows_and_its_first_one_is_projected(two: Tw
 
 
 def test_a_weight_moves_the_states_and_not_the_projection(two: TwoTextConditioner) -> None:
+    two.zeros = False
     plain, heavy, empty = two(["a b"]), two(["a (b:2)"]), two([""])
     assert plain.context is not None and heavy.context is not None and empty.context is not None
     torch.testing.assert_close(heavy.context[0, 2], 2 * plain.context[0, 2] - empty.context[0, 2])

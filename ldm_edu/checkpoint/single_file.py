@@ -11,7 +11,7 @@ from ldm_edu.checkpoint.foreign import kind_of
 from ldm_edu.checkpoint.io import preset_from
 from ldm_edu.config import Preset
 from ldm_edu.families import FAMILIES, family_of
-from ldm_edu.families.family import Family
+from ldm_edu.families.family import Family, Part
 from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.weights.mapped import WeightFile, open_weights
 
@@ -46,7 +46,7 @@ def open_single_file(path: Path, preset: Preset | None = None, weights: Weights 
         if part.prefix is None:
             raise CheckpointError(f"{preset.name} has a part {part.name!r}, for which one file has no place.")
         ema = averaged and part.name == family.network
-        prefix = AVERAGED if ema else part.prefix
+        prefix = AVERAGED if ema else _prefix(part, kept)
         others = tuple(other.prefix for other in family.parts if other.prefix and other is not part)
         own = [name for name in kept if name.startswith(prefix) and not name.startswith(others)]
         entries = {name.removeprefix(prefix): Entry(file, name) for name in own}
@@ -61,6 +61,12 @@ def open_single_file(path: Path, preset: Preset | None = None, weights: Weights 
     ignored += [name for name in kept if other_copy and name.startswith(other_copy)]
     unknown = sorted(set(kept) - set(used) - set(ignored))
     return Checkpoint(path, "original", preset, parts, sorted(ignored), unknown)
+
+
+def _prefix(part: Part, names: Iterable[str]) -> str:
+    """The prefix of a part's names in a file."""
+    prefixes = [part.prefix or "", *part.other_prefixes]
+    return next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in names)), prefixes[0])
 
 
 def copies(names: Iterable[str]) -> list[Weights]:

@@ -6,10 +6,10 @@ drawing like them: ask for an original size as large as the picture, and for no 
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
 
 from ldm_edu.condition import Conditioning
@@ -37,7 +37,7 @@ class TwoTextConditioner:
     size : height and width of the pictures that the model was made for, in pixels.
     numbers : what the vector says after crop and original size: the size that is drawn (``target``), or an aesthetic
         score (``score``, the refiner).
-    zeros : whether the blank condition is zeros for context and projection, or the encoding of an empty prompt.
+    zeros : whether context and projection of an empty prompt are zeros instead of what the encoders make of it.
 
     Raises
     ------
@@ -71,17 +71,18 @@ class TwoTextConditioner:
         original: Size | None = None,
         crop: Size = (0, 0),
         target: Size | None = None,
-        score: float = SCORES[0],
+        score: float | None = None,
     ) -> Conditioning:
         """Prompts to a context (B, n * L, sum of D) and a vector (B, E + numbers * 256).
 
         Parameters
         ----------
-        size : height and width of the pictures that will be drawn, in pixels.
+        size : height and width of the pictures that will be drawn, in pixels; None: the model's own.
         original : size of the pictures as they were found, before any crop; None: ``size``.
         crop : how far from the top and from the left they were cropped.
         target : size after the crop; None: ``size``.
-        score : how good they look, from 0 to 10; read by the refiner instead of ``target``.
+        score : how good they look, from 0 to 10, which the refiner reads instead of ``target``; None: 6.0, and 2.5 for
+            an empty prompt, from which guidance steers away.
 
         Raises
         ------
@@ -90,56 +91,42 @@ class TwoTextConditioner:
         ValueError
             if there is no prompt, or they are of lengths that make no batch.
         """
-        return self._with_numbers(batch(self.read(prompts), self._conditions), size, original, crop, target, score)
+        read, size = self.read(prompts), size or self.size
+        cond, first = batch(read, self._conditions), [*(original or size), *crop]
+        if self.numbers == "target":
+            rows = [[*first, *(target or size)]] * len(read)
+        else:
+            rows = [[*first, SCORES[text.empty] if score is None else score] for text in read]
+        assert cond.vector is not None
+        numbers = sinusoids(torch.tensor(rows, dtype=torch.float32)).to(cond.vector)  # (B, numbers * WIDTH)
+        return Conditioning(cond.context, torch.cat([cond.vector, numbers], dim=1))
 
-    def blank(
-        self,
-        n: int = 1,
-        size: Size | None = None,
-        *,
-        original: Size | None = None,
-        crop: Size = (0, 0),
-        target: Size | None = None,
-        score: float = SCORES[1],
-    ) -> Conditioning:
-        """The condition of ``n`` pictures without a prompt, of the same sizes and, for the refiner, a low score."""
-        cond = self._zeros() if self.zeros else batch(self.read([""]), self._conditions)
-        return self._with_numbers(cond.repeat(n), size, original, crop, target, score)
-
-    def _zeros(self) -> Conditioning:
-        """Zeros in the place of an empty prompt's context (1, L, sum of D) and projection (1, E)."""
-        tokenizer, last = self.readers[-1]
-        width = sum(encoder.config.width for _, encoder in self.readers)
-        like = last.position
-        return Conditioning(like.new_zeros(1, tokenizer.length, width), like.new_zeros(1, last.config.projection))
+    def blank(self, n: int = 1, size: Size | None = None, **about: Any) -> Conditioning:
+        """The condition of ``n`` pictures without a prompt; ``about`` as in a call: the numbers are the same."""
+        return self([""], size, **about).repeat(n)
 
     def _conditions(self, texts: Sequence[Chunks]) -> list[Conditioning]:
-        """Each text's context (1, n L, sum of D) and projection (1, E)."""
+        """Each text's context (1, n L, sum of D) and projection (1, E); zeros for an empty one where that is so."""
+        written = [text for text in texts if not (self.zeros and text.empty)]
+        known = dict(zip(written, self._encoded(written), strict=True)) if written else {}
+        return [known[text] if text in known else self._blank() for text in texts]
+
+    def _encoded(self, texts: Sequence[Chunks]) -> list[Conditioning]:
         encoded = [encode(encoder, tokenizer, texts, _penultimate) for tokenizer, encoder in self.readers]
         contexts = [torch.cat([states for states, _ in each], dim=-1) for each in zip(*encoded, strict=True)]
         return [Conditioning(context, projected) for context, (_, projected) in zip(contexts, encoded[-1], strict=True)]
 
-    def _with_numbers(
-        self,
-        cond: Conditioning,
-        size: Size | None,
-        original: Size | None,
-        crop: Size,
-        target: Size | None,
-        score: float,
-    ) -> Conditioning:
-        size = size or self.size
-        last = (score,) if self.numbers == "score" else target or size
-        assert cond.vector is not None
-        sizes = sinusoids([*(original or size), *crop, *last]).to(cond.vector)  # (1, numbers * WIDTH)
-        sizes = repeat(sizes, "1 d -> b d", b=len(cond))
-        return Conditioning(cond.context, torch.cat([cond.vector, sizes], dim=1))
+    def _blank(self) -> Conditioning:
+        tokenizer, last = self.readers[-1]
+        width = sum(encoder.config.width for _, encoder in self.readers)
+        zeros = last.position.new_zeros  # of the encoders' type, on their device
+        return Conditioning(zeros(1, tokenizer.length, width), zeros(1, last.config.projection or 0))
 
 
-def sinusoids(numbers: Sequence[float]) -> Tensor:
-    """Some numbers as (1, numbers * 256) features: each as a time step would be, one after another."""
-    features = timestep_embedding(torch.tensor(numbers, dtype=torch.float32), WIDTH)  # (numbers, WIDTH)
-    return rearrange(features, "n d -> 1 (n d)")
+def sinusoids(numbers: Tensor) -> Tensor:
+    """Numbers (B, N) as features (B, N * 256): each becomes what a time step would, one after another."""
+    features = timestep_embedding(rearrange(numbers, "b n -> (b n)"), WIDTH)  # (B N, WIDTH)
+    return rearrange(features, "(b n) d -> b (n d)", b=len(numbers))
 
 
 def _penultimate(states: TextStates) -> Tensor:

@@ -1,12 +1,12 @@
 """The model families. A new family is a new file in this folder, and one word more in `FAMILIES`."""
 
 from ldm_edu.config import Preset
-from ldm_edu.families import course, dit, sd1
+from ldm_edu.families import course, dit, sd1, sd2, sdxl
 from ldm_edu.families.course import EMOJI, FASHION, SHAPES, TOY
 from ldm_edu.families.family import Family
 from ldm_edu.families.sd1 import SD15, SD15_INPAINT, SD15_PIX2PIX
 
-FAMILIES: list[Family] = [course.FAMILY, sd1.FAMILY, dit.FAMILY]
+FAMILIES: list[Family] = [course.FAMILY, sd1.FAMILY, sd2.FAMILY, sdxl.FAMILY, sdxl.REFINER, dit.FAMILY]
 
 PRESETS: dict[str, Preset] = {preset.name: preset for family in FAMILIES for preset in family.presets}
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from ldm_edu.codec import Codec, LatentCodec, PixelCodec
 from ldm_edu.conditioners.conditioner import Conditioner
@@ -46,6 +46,8 @@ class Part:
     folder: str = ""  # in a folder of diffusers; "": that format has no place for the network
     stem: str = "diffusion_pytorch_model"  # of the weights' files there
     prefix: str | None = None  # of its tensors' names in the one file of the original; None: no place
+    other_prefixes: tuple[str, ...] = ()  # of the same names in the files of other tools
+    float16: bool = True  # False: numbers beyond float16's range occur, so the network runs in float32 instead
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Family:
     """A model family: its presets, its networks, how a prompt is read, and how its files are recognised.
 
     `recognise` looks at the names and shapes of one file's tensors, `read_folder` at a folder's configs; both return
-    None for a model of another family. `write_folder` gives the configs of a folder by their paths.
+    None for a model of another family. `write_folder` gives the configs of a folder by their paths. Where shapes do not
+    tell all, ``notes`` says what `recognise` went by, and ``marks`` are tensors by which other tools tell the same.
     """
 
     name: str
@@ -68,6 +71,8 @@ class Family:
     write_folder: Callable[[Any], dict[str, Json]] | None = None  # None: diffusers has no such folder
     tokenizers: Callable[[Any], dict[str, Tokenizer]] = lambda preset: {}  # by their folders
     ignored: tuple[str, ...] = ()  # patterns of tensors in the one file that no network needs
+    notes: Callable[[WeightFile], list[str]] = lambda file: []  # sentences, for whoever opens the file
+    marks: Callable[[Any], dict[str, Tensor]] = lambda preset: {}  # written into the one file, ignored by every network
     codec: Callable[[Networks], Codec] = lambda networks: (
         LatentCodec(networks["autoencoder"]) if "autoencoder" in networks else PixelCodec()  # type: ignore[arg-type]
     )

@@ -12,6 +12,7 @@ from ldm_edu.families.unet_parts import (
     text_part,
     tokenizers,
     unet_part,
+    unet_shapes,
     write_unet_folder,
 )
 from ldm_edu.weights.mapped import WeightFile
@@ -42,24 +43,10 @@ IGNORED = (
 
 def recognise(file: WeightFile) -> UNetPreset | None:
     """The variant, by the channels that the U-Net's first layer reads, where the text states are 768 wide."""
-    unet = {
-        name: stored
-        for name, stored in file.tensors.items()
-        if name.startswith(("model.diffusion_model.", "model_ema."))
-    }
-    widths = {
-        stored.shape[-1] for name, stored in unet.items() if name.endswith(("attn2.to_k.weight", "attn2to_kweight"))
-    }
-    if not unet or (widths and widths != {SD15.unet.context_dim}) or any("label_emb" in name for name in unet):
+    unet = unet_shapes(file)
+    if unet is None or unet.contexts - {SD15.unet.context_dim} or unet.vector is not None:
         return None
-    first = [
-        stored.shape[1]
-        for name, stored in unet.items()
-        if name.endswith(("diffusion_model.input_blocks.0.0.weight", "diffusion_modelinput_blocks00weight"))
-        and len(stored.shape) == 4
-    ]
-    by_channels = {preset.unet.in_channels: preset for preset in PRESETS}
-    return by_channels.get(first[0] if first else SD15.unet.in_channels)
+    return {preset.unet.in_channels: preset for preset in PRESETS}.get(unet.channels or SD15.unet.in_channels)
 
 
 def read_folder(folder: Folder) -> UNetPreset | None:

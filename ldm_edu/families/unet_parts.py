@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
 from ldm_edu.conditioners.conditioner import Conditioner
@@ -18,6 +19,7 @@ from ldm_edu.layouts.settings import refuse
 from ldm_edu.layouts.unet import UNET, read_unet
 from ldm_edu.tokenizer import Tokenizer
 from ldm_edu.weights.errors import CheckpointError
+from ldm_edu.weights.mapped import WeightFile
 
 Pipelines = Mapping[str, Beside]  # diffusers' classes: what the U-Net of each reads besides the sample
 
@@ -32,9 +34,10 @@ def autoencoder_part(prefix: str = "first_stage_model.") -> Part:
     return Part("autoencoder", "autoencoder", AUTOENCODER, lambda preset: preset.autoencoder, "vae", prefix=prefix)
 
 
-def text_part(prefix: str, layout: Layout = TEXT) -> Part:
+def text_part(prefix: str, layout: Layout = TEXT, other_prefixes: tuple[str, ...] = ()) -> Part:
     """The text encoder."""
-    return Part("text", "text encoder", layout, lambda preset: preset.text, "text_encoder", "model", prefix)
+    config = lambda preset: preset.text  # noqa: E731
+    return Part("text", "text encoder", layout, config, "text_encoder", "model", prefix, other_prefixes)
 
 
 def classes_part() -> Part:
@@ -52,7 +55,7 @@ def _classes(preset: UNetPreset) -> ClassesConfig | None:
 
 def tokenizer_of(config: TextConfig) -> Tokenizer:
     """The tokenizer whose tokens a text encoder reads."""
-    return Tokenizer(config.vocab, config.length)
+    return Tokenizer(config.vocab, config.length, config.pad)
 
 
 def conditioner(preset: UNetPreset, networks: Networks) -> Conditioner:
@@ -62,7 +65,9 @@ def conditioner(preset: UNetPreset, networks: Networks) -> Conditioner:
     return networks.get("classes", Unconditional())  # type: ignore[return-value]
 
 
-def read_unet_folder(folder: Folder, family: str, pipelines: Pipelines, known: tuple[UNetPreset, ...]) -> UNetPreset:
+def read_unet_folder(
+    folder: Folder, family: str, pipelines: Pipelines, known: tuple[UNetPreset, ...], text_layout: Layout = TEXT
+) -> UNetPreset:
     """The preset that a folder's configs describe: one of ``known`` by its name, another by the folder's.
 
     Raises
@@ -73,15 +78,44 @@ def read_unet_folder(folder: Folder, family: str, pipelines: Pipelines, known: t
     beside = pipelines.get(folder.pipeline) or folder.read("unet/config.json", _beside)
     unet = folder.read("unet/config.json", partial(read_unet, beside=beside))
     autoencoder = folder.read("vae/config.json", AUTOENCODER.read)
-    text = folder.read("text_encoder/config.json", TEXT.read)
+    text = folder.read("text_encoder/config.json", text_layout.read)
     schedule, prediction = folder.read("scheduler/scheduler_config.json", read_schedule)
     side = folder.read("unet/config.json", lambda values, _: values.get("sample_size"))
     size = (side if isinstance(side, int) and side > 0 else 64) * autoencoder.factor
     found = {"size": size, "schedule": schedule, "prediction": prediction}
-    for preset in known:
-        if (preset.unet, preset.autoencoder, preset.text) == (unet, autoencoder, text):
-            return dataclasses.replace(preset, **found)
+    same = [preset for preset in known if (preset.unet, preset.autoencoder, preset.text) == (unet, autoencoder, text)]
+    for preset in sorted(same, key=lambda preset: preset.prediction != prediction):  # networks alone may not tell
+        return dataclasses.replace(preset, **found)
     return UNetPreset(family=family, name=folder.name, unet=unet, autoencoder=autoencoder, text=text, **found)
+
+
+@dataclass(frozen=True)
+class UNetShapes:
+    """What the shapes of a U-Net's tensors say, in the one file of the original; None: no such tensor is there."""
+
+    channels: int | None  # that its first layer reads
+    contexts: frozenset[int]  # widths of the text states that it attends to
+    vector: int | None  # width of the vector that is added to the time embedding
+
+
+def unet_shapes(file: WeightFile) -> UNetShapes | None:
+    """The shapes of the U-Net in a single file, of its live or its averaged copy; None without any."""
+    shapes = {  # by names without dots, as the averaged copy has them
+        name.removeprefix("model_ema.").removeprefix("model.").replace(".", ""): stored.shape
+        for name, stored in file.tensors.items()
+        if name.startswith(("model.diffusion_model.", "model_ema.diffusion_model"))
+    }
+    if not shapes:
+        return None
+    first, vector = (
+        shapes.get("diffusion_modelinput_blocks00weight", ()),
+        shapes.get("diffusion_modellabel_emb00weight"),
+    )
+    return UNetShapes(
+        channels=first[1] if len(first) == 4 else None,
+        contexts=frozenset(shape[-1] for name, shape in shapes.items() if name.endswith("attn2to_kweight")),
+        vector=vector[-1] if vector else None,
+    )
 
 
 def _beside(unet: Json, where: str) -> Beside:
@@ -109,13 +143,14 @@ def write_unet_folder(preset: UNetPreset, pipelines: Pipelines) -> dict[str, Jso
     names = [name for name, beside in pipelines.items() if beside == preset.beside]
     if not names:
         raise CheckpointError(f"diffusers has no pipeline for a U-Net that reads {preset.beside!r} besides the sample.")
+    schedule = write_schedule(preset)
     index: Json = {
         "_class_name": names[0],
         "_diffusers_version": "0.6.0",
         "feature_extractor": [None, None],
         "requires_safety_checker": False,
         "safety_checker": [None, None],
-        "scheduler": ["diffusers", "PNDMScheduler"],
+        "scheduler": ["diffusers", schedule["_class_name"]],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
@@ -126,7 +161,7 @@ def write_unet_folder(preset: UNetPreset, pipelines: Pipelines) -> dict[str, Jso
         "unet/config.json": UNET.write(preset.unet) | {"sample_size": preset.size // preset.autoencoder.factor},
         "vae/config.json": AUTOENCODER.write(preset.autoencoder) | {"sample_size": preset.size},
         "text_encoder/config.json": TEXT.write(preset.text),
-        "scheduler/scheduler_config.json": write_schedule(preset),
+        "scheduler/scheduler_config.json": schedule,
     }
 
 

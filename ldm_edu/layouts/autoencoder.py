@@ -81,8 +81,7 @@ def _middle(side: str, *, original: bool, spelling: str, conv: bool) -> Iterator
 # --- config.json ------------------------------------------------------------------------------------------------------
 
 _USUAL: Json = {
-    "act_fn": "silu", "latents_mean": None, "latents_std": None, "mid_block_add_attention": True,
-    "use_post_quant_conv": True, "use_quant_conv": True,
+    "act_fn": "silu", "mid_block_add_attention": True, "use_post_quant_conv": True, "use_quant_conv": True,
 }  # fmt: skip
 
 
@@ -99,7 +98,13 @@ def read_autoencoder(config: Json, where: str) -> AutoencoderConfig:
         groups=config.get("norm_num_groups", 32),
         scale=config.get("scaling_factor", 0.18215),
         shift=config.get("shift_factor") or 0.0,
+        latents_mean=_floats(config.get("latents_mean")),
+        latents_std=_floats(config.get("latents_std")),
     )
+
+
+def _floats(values: list[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(float(value) for value in values)
 
 
 def write_autoencoder(config: AutoencoderConfig) -> Json:
@@ -110,6 +115,9 @@ def write_autoencoder(config: AutoencoderConfig) -> Json:
             f"the latents of this autoencoder are shifted by {config.shift}, and diffusers' pipeline of Stable "
             "Diffusion would not shift them back; convert it to compvis, or keep it in ldm-edu's own layout."
         )
+    moments: Json = {}
+    if config.latents_mean is not None and config.latents_std is not None:
+        moments = {"latents_mean": list(config.latents_mean), "latents_std": list(config.latents_std)}
     return {
         "_class_name": "AutoencoderKL",
         "act_fn": "silu",
@@ -122,6 +130,7 @@ def write_autoencoder(config: AutoencoderConfig) -> Json:
         "out_channels": config.in_channels,
         "scaling_factor": config.scale,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
+        **moments,
     }
 
 

@@ -202,11 +202,11 @@ def split_heads(x, heads):
 
 
 def causal_attention(x, w, name, heads):
-    q, k, v = (split_heads(linear(x, w, f"{name}.{part}"), heads) for part in ("query", "key", "value"))
+    q, k, v = (split_heads(linear(x, w, f"{name}.{part}"), heads) for part in ("to_q", "to_k", "to_v"))
     scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, heads, L, L)
     future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)  # (L, L), above the diagonal
     weights = scores.masked_fill(future, -math.inf).softmax(dim=-1)
-    return linear(rearrange(weights @ v, "b h l d -> b l (h d)"), w, f"{name}.out")
+    return linear(rearrange(weights @ v, "b h l d -> b l (h d)"), w, f"{name}.to_out")
 
 
 def text_layer(x, w, name, heads):
@@ -535,7 +535,7 @@ else:
     ids = tokenizer.Tokenizer()(["red apple, 3d style"])  # (1, 77)
     theirs = {name.removeprefix("text_model."): value for name, value in tower.state_dict().items()}
     with torch.no_grad():
-        read = text_transformer(ids, convert(theirs, text_pairs(real)), real.layers, real.heads)
+        read = text_transformer(ids, convert(theirs, text_pairs(real, names=theirs)), real.layers, real.heads)
         torch.testing.assert_close(read, tower(ids).last_hidden_state, rtol=1e-3, atol=1e-3)
     assert sum(p.numel() for p in tower.parameters()) == sum(counts.values())
     assert read.shape == (1, real.length, real.width)

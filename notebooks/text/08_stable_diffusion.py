@@ -410,7 +410,7 @@ def published(model):
     pairs = {
         "model.diffusion_model.": (model.unet, unet_pairs(model.preset.unet, "compvis")),
         "first_stage_model.": (model.autoencoder, autoencoder_pairs(model.preset.autoencoder, "compvis")),
-        "cond_stage_model.transformer.": (model.text, text_pairs(model.preset.text, "text_model.")),
+        "cond_stage_model.transformer.": (model.text, text_pairs(model.preset.text, "original")),
     }
     tensors = {}
     for prefix, (module, names) in pairs.items():

@@ -108,7 +108,7 @@ def test_refiner(tmp_path: Path) -> None:
     numbers, blank_numbers = both.theirs._get_add_time_ids(
         (64, 48), (0, 0), (64, 48), 6.0, 2.5, (64, 48), (0, 0), (64, 48), torch.float32, text_encoder_projection_dim=24
     )
-    ours, blank = both.ours(PROMPTS[:1]), both.ours.blank()
+    ours, blank = both.ours(PROMPTS[:1]), both.ours([""])
     assert ours.context is not None and ours.vector is not None and blank.context is not None
     assert blank.vector is not None
     assert difference(ours.context, context) <= TOLERANCE
