@@ -23,31 +23,50 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ldm_edu.weights.errors import CheckpointError as CheckpointError
-    from ldm_edu.conditioning import Conditioning as Conditioning
-    from ldm_edu.config import EMOJI as EMOJI
-    from ldm_edu.config import FASHION as FASHION
-    from ldm_edu.config import PRESETS as PRESETS
-    from ldm_edu.config import SD15 as SD15
-    from ldm_edu.config import SD15_INPAINT as SD15_INPAINT
-    from ldm_edu.config import SD15_PIX2PIX as SD15_PIX2PIX
-    from ldm_edu.config import SHAPES as SHAPES
-    from ldm_edu.config import TOY as TOY
+    from ldm_edu.condition import Conditioner as Conditioner
+    from ldm_edu.condition import Conditioning as Conditioning
+    from ldm_edu.config import AutoencoderConfig as AutoencoderConfig
     from ldm_edu.config import Preset as Preset
+    from ldm_edu.config import Sampling as Sampling
+    from ldm_edu.config import ScheduleConfig as ScheduleConfig
+    from ldm_edu.config import TextConfig as TextConfig
+    from ldm_edu.config import UNetConfig as UNetConfig
+    from ldm_edu.config import UNetPreset as UNetPreset
     from ldm_edu.counts import parameter_counts as parameter_counts
     from ldm_edu.denoise import Denoiser as Denoiser
     from ldm_edu.denoise import NetworkDenoiser as NetworkDenoiser
     from ldm_edu.editing import Edit as Edit
     from ldm_edu.editing import inpaint as inpaint
+    from ldm_edu.families import EMOJI as EMOJI
+    from ldm_edu.families import FAMILIES as FAMILIES
+    from ldm_edu.families import FASHION as FASHION
+    from ldm_edu.families import PRESETS as PRESETS
+    from ldm_edu.families import SD15 as SD15
+    from ldm_edu.families import SD15_INPAINT as SD15_INPAINT
+    from ldm_edu.families import SD15_PIX2PIX as SD15_PIX2PIX
+    from ldm_edu.families import SHAPES as SHAPES
+    from ldm_edu.families import TOY as TOY
+    from ldm_edu.families.family import Family as Family
+    from ldm_edu.families.family import Part as Part
     from ldm_edu.files import SaveError as SaveError
     from ldm_edu.guidance import cfg as cfg
     from ldm_edu.guidance import cfg2 as cfg2
     from ldm_edu.guidance import interval as interval
     from ldm_edu.guidance import rescale as rescale
-    from ldm_edu.latent_diffusion import LatentDiffusion as LatentDiffusion
+    from ldm_edu.layouts.pair import Layout as Layout
+    from ldm_edu.layouts.pair import Pair as Pair
+    from ldm_edu.model import LatentDiffusion as LatentDiffusion
+    from ldm_edu.models.autoencoder import AutoencoderKL as AutoencoderKL
+    from ldm_edu.models.clip import CLIP as CLIP
+    from ldm_edu.models.clip import TextEncoder as TextEncoder
+    from ldm_edu.models.network import Network as Network
+    from ldm_edu.models.unet import UNet as UNet
     from ldm_edu.paths import data_dir as data_dir
     from ldm_edu.pictures import from_pil as from_pil
     from ldm_edu.pictures import to_pil as to_pil
+    from ldm_edu.prediction import target as target
+    from ldm_edu.prediction import to_eps as to_eps
+    from ldm_edu.prediction import to_x0 as to_x0
     from ldm_edu.samplers import SAMPLERS as SAMPLERS
     from ldm_edu.samplers import Rng as Rng
     from ldm_edu.samplers import Sampler as Sampler
@@ -69,26 +88,102 @@ if TYPE_CHECKING:
     from ldm_edu.schedule import levels_at as levels_at
     from ldm_edu.schedule import make_schedule as make_schedule
     from ldm_edu.tokenizer import Tokenizer as Tokenizer
+    from ldm_edu.weights.errors import CheckpointError as CheckpointError
 
 __version__ = "0.1.0"
 
 _HOME = {
     "weights.errors": ("CheckpointError",),
-    "conditioning": ("Conditioning",),
-    "config": ("EMOJI", "FASHION", "PRESETS", "SD15", "SD15_INPAINT", "SD15_PIX2PIX", "SHAPES", "TOY", "Preset"),
-    "counts": ("parameter_counts",),
-    "denoise": ("Denoiser", "NetworkDenoiser"),
-    "editing": ("Edit", "inpaint"),
-    "files": ("SaveError",),
-    "guidance": ("cfg", "cfg2", "interval", "rescale"),
-    "latent_diffusion": ("LatentDiffusion",),
-    "paths": ("data_dir",),
-    "pictures": ("from_pil", "to_pil"),
-    "samplers": (
-        *("SAMPLERS", "Rng", "Sampler", "Step", "ddim", "ddpm", "dpmpp_2m", "dpmpp_3m", "euler"),
-        *("euler_ancestral", "heun", "initial_noise", "ipndm", "plms", "unipc"),
+    "condition": (
+        "Conditioner",
+        "Conditioning",
     ),
-    "schedule": ("Level", "add_noise", "levels", "levels_at", "make_schedule"),
+    "config": (
+        "AutoencoderConfig",
+        "Preset",
+        "Sampling",
+        "ScheduleConfig",
+        "TextConfig",
+        "UNetConfig",
+        "UNetPreset",
+    ),
+    "counts": ("parameter_counts",),
+    "denoise": (
+        "Denoiser",
+        "NetworkDenoiser",
+    ),
+    "editing": (
+        "Edit",
+        "inpaint",
+    ),
+    "families": (
+        "EMOJI",
+        "FAMILIES",
+        "FASHION",
+        "PRESETS",
+        "SD15",
+        "SD15_INPAINT",
+        "SD15_PIX2PIX",
+        "SHAPES",
+        "TOY",
+    ),
+    "families.family": (
+        "Family",
+        "Part",
+    ),
+    "files": ("SaveError",),
+    "guidance": (
+        "cfg",
+        "cfg2",
+        "interval",
+        "rescale",
+    ),
+    "layouts.pair": (
+        "Layout",
+        "Pair",
+    ),
+    "model": ("LatentDiffusion",),
+    "models.autoencoder": ("AutoencoderKL",),
+    "models.clip": (
+        "CLIP",
+        "TextEncoder",
+    ),
+    "models.network": ("Network",),
+    "models.unet": ("UNet",),
+    "paths": ("data_dir",),
+    "pictures": (
+        "from_pil",
+        "to_pil",
+    ),
+    "prediction": (
+        "target",
+        "to_eps",
+        "to_x0",
+    ),
+    "samplers": (
+        "SAMPLERS",
+        "Rng",
+        "Sampler",
+        "Step",
+        "ddim",
+        "ddpm",
+        "dpmpp_2m",
+        "dpmpp_3m",
+        "euler",
+        "euler_ancestral",
+        "heun",
+        "initial_noise",
+        "ipndm",
+        "plms",
+        "unipc",
+    ),
+    "schedule": (
+        "Level",
+        "add_noise",
+        "levels",
+        "levels_at",
+        "make_schedule",
+    ),
     "tokenizer": ("Tokenizer",),
 }
 _MODULE = {name: f"ldm_edu.{module}" for module, names in _HOME.items() for name in names}

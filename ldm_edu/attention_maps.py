@@ -6,10 +6,11 @@ is slower. Averages of such maps over layers and steps are what Hertz et al. 202
 (DAAM), section 3, look at.
 
 >>> import torch
->>> from ldm_edu.config import TOY
+>>> from ldm_edu.condition import Conditioning
+>>> from ldm_edu.families import TOY
 >>> unet = UNet(TOY.unet)
 >>> with watch_attention(unet) as maps:
-...     _ = unet(torch.randn(1, 4, 8, 8), t=torch.tensor(500), context=torch.randn(1, 16, 32))
+...     _ = unet(torch.randn(1, 4, 8, 8), torch.tensor(500), Conditioning(context=torch.randn(1, 16, 32)))
 >>> len(maps.seen), maps.calls, tuple(maps.average().shape)     # layers, calls, (B, L, H, W)
 (4, 1, (1, 16, 4, 4))
 """
@@ -121,7 +122,7 @@ def watch_attention(unet: UNet) -> Iterator[AttentionMaps]:
         attention.register_forward_pre_hook(note_weights(layer, transformer))
         for layer, (transformer, attention) in enumerate(watched)
     ]
-    hooks.append(unet.register_forward_hook(count))
+    hooks.append(unet.conv_out.register_forward_hook(count))
     try:
         yield maps
     finally:

@@ -7,34 +7,22 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ldm_edu.conditioning import ClassConditioner
 from ldm_edu.config import Preset
-from ldm_edu.models.autoencoder import AutoencoderKL
-from ldm_edu.models.clip import TextEncoder
-from ldm_edu.models.unet import UNet
+from ldm_edu.families import family_of
 
 
-def build(preset: Preset) -> dict[str, Any]:
-    """The networks of ``preset`` by the names of their files: unet, autoencoder, text, classes.
+def build(preset: Preset) -> dict[str, nn.Module]:
+    """The networks of ``preset`` by the names of their parts: unet, autoencoder, text, classes ...
 
     Raises
     ------
     ValueError
-        if the preset is no model: it has classes and a U-Net that takes no vector.
+        if the preset describes no model: a U-Net that takes no vector, and classes.
     """
-    parts: dict[str, nn.Module] = {"unet": UNet(preset.unet)}
-    if preset.autoencoder is not None:
-        parts["autoencoder"] = AutoencoderKL(preset.autoencoder)
-    if preset.text is not None:
-        parts["text"] = TextEncoder(preset.text)
-    if preset.classes is not None:
-        if preset.unet.vector_dim is None:
-            raise ValueError(f"{preset.name} has classes={preset.classes} but its U-Net has no vector_dim; set both")
-        parts["classes"] = ClassConditioner(preset.classes, preset.unet.vector_dim)
-    return parts
+    return {part.name: part.layout.network(part.config(preset)) for part in family_of(preset).parts_of(preset)}
 
 
-def build_on_meta(preset: Preset) -> dict[str, Any]:
+def build_on_meta(preset: Preset) -> dict[str, nn.Module]:
     """The same on the ``meta`` device: names and shapes, no numbers and no memory, until a checkpoint fills them.
 
     Raises

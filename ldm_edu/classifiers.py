@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from ldm_edu.weights.errors import CheckpointError
-from ldm_edu.checkpoint.io import FORMAT, load_into, load_tensors, save_tensors
+from ldm_edu.checkpoint.io import FORMAT, load_tensors, save_tensors
 from ldm_edu.config import ClassifierConfig, from_dict, to_dict
 from ldm_edu.files import atomic_write_text
 from ldm_edu.models.classifier import Classifier
 from ldm_edu.paths import checkpoints_dir
+from ldm_edu.weights.errors import CheckpointError
+from ldm_edu.weights.fit import load_into
 
 KIND = PART = "classifier"  # in the config, and in the names of the weights' files
 CONFIG_FILE = "config.json"

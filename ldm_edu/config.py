@@ -1,7 +1,8 @@
-"""What every model is made of, as frozen dataclasses, and the presets that name a whole system.
+"""What every model is made of, as frozen dataclasses.
 
 This module imports no torch: a preset can be read, compared and printed before anything heavy is loaded. A preset is
-the only difference between a toy on a laptop and Stable Diffusion 1.5 on a GPU; the classes are the same.
+the only difference between a toy on a laptop and Stable Diffusion 1.5 on a GPU; the classes are the same. The presets
+themselves are in `ldm_edu.families`, one file a family.
 """
 
 import dataclasses
@@ -12,6 +13,11 @@ from typing import Any, Literal
 
 MAX_COUNT = 10**6  # of anything that a config counts
 Prediction = Literal["eps", "x0", "v", "flow"]
+Beside = Literal["nothing", "mask", "picture", "low_res", "depth"]
+SamplerName = Literal[
+    "ddpm", "ddim", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_3m", "plms", "ipndm", "unipc"
+]
+Spacing = Literal["leading", "trailing", "linspace", "karras"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,18 @@ class UNetConfig:
     linear_proj: bool = False  # the transformer's in and out projections: linear (SD 2) or 1x1 convolution (SD 1)
     vector_dim: int | None = None  # width of a per-picture vector added to the time embedding; None: none
     groups: int = 32  # of the norms; a group of one channel would erase that channel's mean, and with it flat colour
+    beside: Beside = "nothing"  # what the network reads besides the sample, in its last input channels
 
     def __post_init__(self) -> None:
+        if not self.mults:
+            raise ValueError("mults must name at least one level, as in mults=(1, 2, 4, 4), not ()")
+        sample = self.channels_of_sample
+        if sample < 1 or self.out_channels not in (sample, 2 * sample):  # twice: with a learned variance
+            raise ValueError(
+                f"in_channels={self.in_channels} and out_channels={self.out_channels} do not fit "
+                f"beside={self.beside!r}: a sample of C channels needs {_INPUTS[self.beside]} "
+                "input channels and C output channels"
+            )
         if (self.heads is None) == (self.head_dim is None):
             raise ValueError(
                 f"give exactly one of heads and head_dim, not heads={self.heads} and head_dim={self.head_dim}"
@@ -57,6 +73,24 @@ class UNetConfig:
     def factor(self) -> int:
         """Sides of the input must be a multiple of this: the lowest level is this many times smaller."""
         return int(2 ** (len(self.mults) - 1))
+
+    @property
+    def channels_of_sample(self) -> int:
+        """Channels of the noisy sample: the input channels without those that ``beside`` adds."""
+        match self.beside:
+            case "nothing":
+                return self.in_channels
+            case "picture":  # the clean latents of a picture to edit (Brooks et al. 2023)
+                return self.in_channels // 2
+            case "mask":  # a mask, and the latents of the picture without what the mask hides
+                return (self.in_channels - 1) // 2
+            case "low_res":  # a small picture in RGB
+                return self.in_channels - 3
+            case "depth":  # a map of depths
+                return self.in_channels - 1
+
+
+_INPUTS = {"nothing": "C", "picture": "2 C", "mask": "2 C + 1", "low_res": "C + 3", "depth": "C + 1"}
 
 
 @dataclass(frozen=True)
@@ -176,19 +210,58 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
-class Preset:
-    """A whole system. A part that is None is absent: no ``autoencoder`` diffuses pixels, no ``text`` has no prompts."""
+class ClassesConfig:
+    """A table of learned vectors, one a class."""
 
+    classes: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn with a model where nothing else is asked for."""
+
+    steps: int = 20
+    guidance: float = 5.0
+    sampler: SamplerName = "dpmpp_2m"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A whole system: what all families have. A family's own preset adds the configs of its networks."""
+
+    family: str  # the name of a family in `ldm_edu.families`
     name: str
-    size: int  # side of the pictures it was made for, in pixels
+    size: int  # side of the pictures that the model was made for, in pixels
+    schedule: ScheduleConfig = ScheduleConfig()
+    prediction: Prediction = "eps"
+    defaults: Sampling = Sampling()
+
+    @property
+    def beside(self) -> Beside:
+        """What the network reads besides the noisy sample."""
+        return "nothing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetPreset(Preset):
+    """A U-Net and what belongs to it.
+
+    A part that is None is absent: no ``autoencoder`` diffuses pixels, no ``text`` has no prompts.
+    """
+
+    family: str = "course"
     unet: UNetConfig
     autoencoder: AutoencoderConfig | None
     text: TextConfig | None
-    vision: VisionConfig | None = None  # CLIP's other tower, where it is trained here
+    vision: VisionConfig | None = None  # CLIP's other tower, where CLIP is trained here
     embed_dim: int | None = None  # width of CLIP's joint space
     classes: int | None = None  # class-conditional: a table of this many vectors of width unet.vector_dim
-    schedule: ScheduleConfig = ScheduleConfig()
-    prediction: Prediction = "eps"
+
+    @property
+    def beside(self) -> Beside:
+        """What the U-Net reads besides the noisy sample."""
+        return self.unet.beside
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -246,69 +319,3 @@ def _divides(name: str, divisor: int, widths: list[int]) -> None:
     bad = [w for w in widths if w % divisor]
     if bad:
         raise ValueError(f"{name}={divisor} does not divide the level widths {bad}; choose widths that are multiples")
-
-
-SD15 = Preset(
-    name="sd15",
-    size=512,
-    unet=UNetConfig(),
-    autoencoder=AutoencoderConfig(),
-    text=TextConfig(),
-)
-# Beside the noisy latents the U-Net reads the masked picture's, and the mask (9 channels); or the picture to edit (8).
-SD15_INPAINT = dataclasses.replace(SD15, name="sd15_inpaint", unet=UNetConfig(in_channels=9))
-SD15_PIX2PIX = dataclasses.replace(SD15, name="sd15_pix2pix", unet=UNetConfig(in_channels=8))  # Brooks et al. 2023
-
-TOY = Preset(  # for tests and for reading: trains in seconds
-    name="toy",
-    size=16,
-    unet=UNetConfig(channels=32, mults=(1, 2), blocks=1, depth=(0, 1), context_dim=32, heads=2, groups=8),
-    autoencoder=AutoencoderConfig(channels=16, mults=(1, 2), blocks=1, groups=8, scale=1.0),
-    text=TextConfig(vocab=1024, length=16, width=32, layers=1, heads=2),
-    vision=VisionConfig(size=16, patch=4, width=32, layers=1, heads=2),
-    embed_dim=32,
-    prediction="v",
-)
-
-EMOJI = Preset(  # small enough to train on two CPU cores in an afternoon
-    name="emoji",
-    size=64,
-    unet=UNetConfig(channels=64, mults=(1, 3, 3), blocks=1, depth=(0, 1, 1), context_dim=192, heads=4, groups=8),
-    autoencoder=AutoencoderConfig(channels=32, mults=(1, 2, 4), blocks=1, groups=8, scale=1.0),
-    text=TextConfig(vocab=8192, length=32, width=192, layers=3, heads=3),
-    vision=VisionConfig(size=64, patch=8, width=192, layers=3, heads=3),
-    embed_dim=192,
-    prediction="v",
-)
-
-SHAPES = Preset(
-    name="shapes",
-    size=32,
-    unet=UNetConfig(channels=64, mults=(1, 2), blocks=1, depth=(1, 1), context_dim=128, heads=4, groups=8),
-    autoencoder=AutoencoderConfig(channels=32, mults=(1, 2, 2), blocks=1, groups=8, scale=1.0),
-    text=TextConfig(vocab=1024, length=32, width=128, layers=2, heads=4),
-    prediction="v",
-)
-
-FASHION = Preset(  # diffuses pixels, one of ten classes told: small enough to train while a lesson is read
-    name="fashion",
-    size=28,
-    unet=UNetConfig(
-        in_channels=1,
-        out_channels=1,
-        channels=16,
-        mults=(1, 2, 2),
-        blocks=1,
-        depth=(0, 0, 1),
-        mid_depth=0,
-        context_dim=None,
-        heads=2,
-        vector_dim=16,
-        groups=4,
-    ),
-    autoencoder=None,
-    text=None,
-    classes=10,
-)
-
-PRESETS = {preset.name: preset for preset in (TOY, FASHION, SHAPES, EMOJI, SD15, SD15_INPAINT, SD15_PIX2PIX)}

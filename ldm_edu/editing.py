@@ -38,6 +38,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldm_edu.codec import Codec
+from ldm_edu.config import Beside
 from ldm_edu.denoise import Denoiser
 from ldm_edu.schedule import Level, add_noise
 
@@ -127,34 +129,26 @@ class Start:
         return denoise if self.known is None else inpaint(denoise, *self.known)
 
 
-class Codec(Protocol):
+class Edited(Protocol):
     """What `begin` asks of a model."""
 
     @property
-    def factor(self) -> int:
-        """How many pixels a latent pixel is wide."""
+    def codec(self) -> Codec:
+        """Pictures to what is diffused, and back."""
         ...
 
     @property
-    def extra(self) -> int:
-        """Input channels of the U-Net beyond the sample's."""
-        ...
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) to latents (B, C, h, w) of about unit variance."""
-        ...
-
-    def unscaled(self, latents: Tensor) -> Tensor:
-        """The same latents as the autoencoder has them."""
+    def beside(self) -> Beside:
+        """What the network reads besides the noisy sample."""
         ...
 
 
-def begin(edit: Edit | None, noise: Tensor, run: Sequence[Level], model: Codec) -> Start:
+def begin(edit: Edit | None, noise: Tensor, run: Sequence[Level], model: Edited) -> Start:
     """Where a run starts from, what the network is shown, and what is kept.
 
-    By ``model.extra``, the channels that the U-Net takes beside the C of the sample: none for one that was trained on
-    noisy samples alone; C + 1 for one that was trained to fill in masks, which draws by filling in the whole; C for one
-    that edits by instruction, which can do nothing else.
+    By ``model.beside``, what the network reads besides the sample: nothing; a mask, for a network that was trained to
+    fill in what a mask hides, and draws by filling in the whole; a picture, for a network that edits by instruction and
+    can do nothing else.
 
     Parameters
     ----------
@@ -166,40 +160,38 @@ def begin(edit: Edit | None, noise: Tensor, run: Sequence[Level], model: Codec) 
     ValueError
         if the network takes other channels, lacks a picture, or pictures or masks are not as many as the seeds.
     """
-    channels, extra = noise.shape[1], model.extra
-    if extra not in (0, channels, channels + 1):
-        raise ValueError(
-            f"the U-Net takes {extra} channels beside the sample's {channels}: no use of them is known here"
-        )
+    channels, beside, codec = noise.shape[1], model.beside, model.codec
+    if beside not in ("nothing", "mask", "picture"):
+        raise ValueError(f"this network reads {beside!r} besides the sample, which pictures cannot be edited with yet")
     if edit is None:
-        if not extra:
+        if beside == "nothing":
             return Start(noise, list(run))
-        if extra == channels:
+        if beside == "picture":
             raise ValueError("this model edits pictures: give it one, edit=Edit(picture), or --init FILE")
-        edit = Edit(noise.new_zeros(1, 3, *(side * model.factor for side in noise.shape[2:])), strength=1.0)
+        edit = Edit(noise.new_zeros(1, 3, *(side * codec.factor for side in noise.shape[2:])), strength=1.0)
     if len(edit.picture) not in (1, len(noise)):
         raise ValueError(f"{len(edit.picture)} pictures to edit and {len(noise)} seeds: give one each, or one picture")
     if edit.mask is not None and len(edit.mask) not in (1, len(noise)):
         raise ValueError(f"{len(edit.mask)} masks and {len(noise)} seeds: give one each, or one mask")
 
-    known = model.encode(edit.picture).to(noise)  # (1 or B, C, h, w)
+    known = codec.encode(edit.picture).to(noise)  # (1 or B, C, h, w)
     if known.shape[1] != channels:
         raise ValueError(f"the model draws pictures of {channels} channels, and these have {known.shape[1]}")
-    hidden = None if edit.mask is None else latent_mask(edit.mask, model.factor).to(noise)  # (1 or B, 1, h, w)
-    strength = edit.strength or (0.6 if hidden is None and extra != channels else 1.0)
+    hidden = None if edit.mask is None else latent_mask(edit.mask, codec.factor).to(noise)  # (1 or B, 1, h, w)
+    strength = edit.strength or (0.6 if hidden is None and beside != "picture" else 1.0)
     left = list(run[first_step(len(run) - 1, strength) :])
     x = add_noise(known, noise, left[0])
     if strength == 1:
-        x = noise if hidden is None or extra > channels else torch.where(hidden > 0, noise, x)
+        x = noise if hidden is None or beside == "mask" else torch.where(hidden > 0, noise, x)
 
-    if extra > channels:
+    if beside == "mask":
         seen = 0.0 if edit.mask is None else 1 - edit.mask.to(edit.picture)
-        beside = model.encode(seen * edit.picture).to(noise)  # grey where it is hidden
-        flags = torch.ones_like(beside[:, :1]) if hidden is None else hidden.expand(len(beside), -1, -1, -1)
-        return Start(x, left, concat=torch.cat([flags, beside], dim=1))
+        masked = codec.encode(seen * edit.picture).to(noise)  # (1 or B, C, h, w) grey where it is hidden
+        flags = torch.ones_like(masked[:, :1]) if hidden is None else hidden.expand(len(masked), -1, -1, -1)
+        return Start(x, left, concat=torch.cat([flags, masked], dim=1))  # (1 or B, 1 + C, h, w)
     keep = None if hidden is None else (known, hidden)
-    if extra == channels:
-        return Start(x, left, model.unscaled(known), keep, edit.image_guidance)
+    if beside == "picture":
+        return Start(x, left, codec.unscaled(known), keep, edit.image_guidance)
     return Start(x, left, None, keep)
 
 

@@ -12,9 +12,9 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from ldm_edu.conditioning import Conditioning, as_long_as_each_other
+from ldm_edu.condition import Conditioning, as_long_as_each_other, for_batch
 from ldm_edu.config import Prediction
-from ldm_edu.denoise import Denoiser, NetworkDenoiser, for_batch
+from ldm_edu.denoise import Denoiser, NetworkDenoiser
 from ldm_edu.prediction import target, to_eps, to_x0
 from ldm_edu.schedule import Level
 
@@ -158,13 +158,13 @@ def _join(denoisers: Sequence[Denoiser], size: int) -> NetworkDenoiser | None:
     if len(networks) < len(denoisers):
         return None
     first = networks[0]
-    if any(each.unet is not first.unet or each.prediction != first.prediction for each in networks):
+    if any(each.network is not first.network or each.prediction != first.prediction for each in networks):
         return None
     conds = as_long_as_each_other([for_batch(each.cond, size) for each in networks])
     if any(_shapes(cond) != _shapes(conds[0]) for cond in conds):
         return None
     levels = next((each.levels for each in networks if each.levels), None)
-    return NetworkDenoiser(first.unet, first.prediction, Conditioning.cat(conds), levels)
+    return NetworkDenoiser(first.network, first.prediction, Conditioning.cat(conds), levels)
 
 
 def _shapes(cond: Conditioning) -> list[torch.Size | None]:

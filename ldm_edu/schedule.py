@@ -12,9 +12,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ldm_edu.config import ScheduleConfig
+from ldm_edu.config import ScheduleConfig, Spacing
 
-Spacing = Literal["leading", "trailing", "linspace", "karras"]
 Final = Literal["zero", "first"]
 
 

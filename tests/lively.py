@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import torch
 
-from ldm_edu.config import TOY, Preset, UNetConfig
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.config import Preset, UNetConfig
+from ldm_edu.families import TOY
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.models.unet import UNet
 
 
@@ -13,7 +14,7 @@ def lively(preset: Preset, seed: int = 0) -> LatentDiffusion:
     """A model with no weight at zero: a fresh one's transformers and outputs change nothing yet."""
     model, rng = LatentDiffusion.from_preset(preset, seed=seed), torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for module in model.modules().values():
+        for module in model.networks.values():
             for parameter in module.parameters():
                 parameter += 0.05 * torch.randn(parameter.shape, generator=rng)
     return model

@@ -20,11 +20,12 @@ from typer.testing import CliRunner
 
 from ldm_edu.attention_maps import watch_attention
 from ldm_edu.cli import app
-from ldm_edu.config import FASHION, TOY, Preset
+from ldm_edu.config import Preset
 from ldm_edu.editing import Edit
 from ldm_edu.evaluate import bench_gpu
+from ldm_edu.families import FASHION, TOY
 from ldm_edu.guidance import cfg, interval, rescale
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.samplers import SAMPLERS, dpmpp_2m, initial_noise
 from ldm_edu.schedule import add_noise, levels
 from ldm_edu.training import recipes, runs

@@ -8,8 +8,8 @@ from einops import rearrange
 from torch import nn
 
 from ldm_edu.attention_maps import attention_weights, watch_attention
-from ldm_edu.config import TOY
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.families import TOY
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.models.unet import UNet
 from ldm_edu.nn.attention import Attention
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm_edu.config import SD15, TOY
 from ldm_edu.evaluate import bench
 from ldm_edu.evaluate.bench import bench_generate, bench_train_step, diffusers_unet, step_input, time_in_turn
+from ldm_edu.families import SD15, TOY
 
 
 def test_actions_take_turns_and_the_first_round_is_not_counted() -> None:
@@ -97,7 +97,7 @@ def test_a_failing_command_is_reported_with_its_last_line(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_drawing_is_timed_from_process_start_and_loaded(tmp_path: Path) -> None:
-    from ldm_edu.latent_diffusion import LatentDiffusion
+    from ldm_edu.model import LatentDiffusion
 
     LatentDiffusion.from_preset(TOY).save(tmp_path / "toy")
     started, loaded, loading = bench_generate(str(tmp_path / "toy"), steps=2, rounds=1).figures

@@ -8,10 +8,10 @@ import torch
 from typer.testing import CliRunner
 
 from ldm_edu.cli import app
-from ldm_edu.config import TOY
 from ldm_edu.evaluate import bench_gpu
-from ldm_edu.latent_diffusion import LatentDiffusion
-from ldm_edu.nn.graphed import record_launches
+from ldm_edu.families import TOY
+from ldm_edu.kernels.graphs import record_launches
+from ldm_edu.model import LatentDiffusion
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

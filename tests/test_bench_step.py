@@ -11,8 +11,8 @@ from command import refused, run
 from typer.testing import CliRunner
 
 from ldm_edu.cli import app
-from ldm_edu.config import SD15, TOY
 from ldm_edu.evaluate import bench_samplers, bench_step, verify
+from ldm_edu.families import SD15, TOY
 from ldm_edu.samplers import SAMPLERS
 
 

@@ -20,17 +20,17 @@ from torch import Tensor, nn
 from ldm_edu.checkpoint.io import (
     CheckpointError,
     has_part,
-    load_into,
     load_preset,
     load_tensors,
-    read_file,
     refuse_pickle,
     save_checkpoint,
     save_tensors,
 )
-from ldm_edu.checkpoint.layouts import open_checkpoint
-from ldm_edu.config import EMOJI, FASHION, PRESETS, SHAPES, TOY
+from ldm_edu.checkpoint.open import open_checkpoint
+from ldm_edu.families import EMOJI, FASHION, PRESETS, SHAPES, TOY
 from ldm_edu.files import SaveError
+from ldm_edu.weights.files import read_file
+from ldm_edu.weights.fit import load_into
 
 
 def some_tensors(seed: int = 0, count: int = 8) -> dict[str, Tensor]:

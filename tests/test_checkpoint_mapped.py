@@ -94,10 +94,11 @@ PEAK = """
 import json, re, struct, sys, torch
 from pathlib import Path
 from ldm_edu.build import build_on_meta
-from ldm_edu.checkpoint.parts import pairs_of
+from ldm_edu.checkpoint.fill import pairs_of
 from ldm_edu.checkpoint.single_file import NOTE, PREFIXES
-from ldm_edu.config import SD15, to_dict
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.families import SD15
+from ldm_edu.config import to_dict
+from ldm_edu.model import LatentDiffusion
 import dataclasses
 
 def peak():  # not getrusage's, which starts at what the process that started this one had
@@ -130,7 +131,7 @@ with open(path, "wb") as file:  # zeros that take no room on the disk, yet do in
 LatentDiffusion.from_pretrained(sys.argv[4])  # everything that is loaded once
 before = peak()
 model = LatentDiffusion.from_pretrained(path, dtype=wanted)
-loaded = sum(p.nbytes for module in model.modules().values() for p in module.parameters())
+loaded = sum(p.nbytes for module in model.networks.values() for p in module.parameters())
 print(loaded, peak() - before)
 if len(sys.argv) > 6:
     model.save(Path(sys.argv[6]), dtype=wanted)

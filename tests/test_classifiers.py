@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.classifiers import CONFIG_FILE, load_classifier, save_classifier
 from ldm_edu.config import ClassifierConfig
 from ldm_edu.models.classifier import Classifier
+from ldm_edu.weights.errors import CheckpointError
 
 CONFIG = ClassifierConfig(concepts=3, styles=2, channels=8, mults=(1, 2), groups=4)
 CONCEPTS, STYLES = ["apple", "fish", "é 🍏"], ["3d", "flat"]

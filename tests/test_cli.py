@@ -14,8 +14,8 @@ from PIL import Image, ImageSequence
 
 from ldm_edu import SAMPLERS
 from ldm_edu.cli.generate import Sampler, Spacing
-from ldm_edu.config import TOY
-from ldm_edu.schedule import Spacing as LibrarySpacing
+from ldm_edu.config import Spacing as LibrarySpacing
+from ldm_edu.families import TOY
 from ldm_edu.training import plan as training_plan
 
 

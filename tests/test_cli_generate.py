@@ -11,8 +11,8 @@ from PIL import Image
 
 from ldm_edu.checksums import fingerprint
 from ldm_edu.cli.edits import parse_border, parse_size
-from ldm_edu.config import FASHION
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.families import FASHION
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.pictures import read_metadata
 
 

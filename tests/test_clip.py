@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from ldm_edu.config import SD15, TOY, TextConfig, VisionConfig
+from ldm_edu.config import TextConfig, VisionConfig
+from ldm_edu.families import SD15, TOY
 from ldm_edu.models.clip import CLIP, TextEncoder, VisionEncoder
 from ldm_edu.tokenizer import Tokenizer
 

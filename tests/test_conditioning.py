@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from ldm_edu.conditioning import ClassConditioner, Conditioning, TextConditioner
-from ldm_edu.config import TOY
+from ldm_edu.condition import Conditioning
+from ldm_edu.conditioners.classes import ClassConditioner
+from ldm_edu.conditioners.text import TextConditioner
+from ldm_edu.families import TOY
 from ldm_edu.models.clip import TextEncoder
 from ldm_edu.nn.attention import attend
 from ldm_edu.tokenizer import Tokenizer

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from ldm_edu.conditioning import ClassConditioner
-from ldm_edu.config import PRESETS, SD15, TOY, Preset
+from ldm_edu.conditioners.classes import ClassConditioner
+from ldm_edu.config import Preset
 from ldm_edu.counts import parameter_counts
+from ldm_edu.families import PRESETS, SD15, TOY
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.clip import CLIP, TextEncoder
 from ldm_edu.models.unet import UNet

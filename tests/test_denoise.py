@@ -6,9 +6,10 @@ import pytest
 import torch
 from lively import awake
 
-from ldm_edu.conditioning import Conditioning
-from ldm_edu.config import TOY, Prediction
-from ldm_edu.denoise import NetworkDenoiser, for_batch
+from ldm_edu.condition import Conditioning, for_batch
+from ldm_edu.config import Prediction
+from ldm_edu.denoise import NetworkDenoiser
+from ldm_edu.families import TOY
 from ldm_edu.models.unet import UNet
 from ldm_edu.prediction import PREDICTIONS, to_x0
 from ldm_edu.samplers import dpmpp_2m, heun, initial_noise

@@ -78,7 +78,7 @@ def test_the_class_and_the_null_class_are_rows_of_the_table() -> None:
     with torch.no_grad():
         labels = network._label(COND)
     assert torch.equal(labels, network.labels[[4, 5]])
-    assert torch.equal(OneHotConditioner(5).blank(3).vector, OneHotConditioner(5)([None] * 3).vector)
+    assert torch.equal(OneHotConditioner(5)([""]).vector, COND.vector[1:])
 
 
 def test_positions_say_the_column_first_and_row_by_row() -> None:
@@ -120,7 +120,7 @@ def test_sizes_and_conditions_that_do_not_fit() -> None:
         with pytest.raises(ValueError, match=r"reads one vector \(B, 6\) a picture and nothing else"):
             network(X, T, cond)
     for label in (5, -1, 2.5):
-        with pytest.raises(ValueError, match=f"{label} is no class: give whole numbers from 0 to 4, or None"):
+        with pytest.raises(ValueError, match=f"{label} is not a class: give whole numbers from 0 to 4, or None"):
             OneHotConditioner(5)([label])
 
 

@@ -8,10 +8,10 @@ import torch
 from lively import lively, toy_with
 from torch import Tensor
 
-from ldm_edu.config import FASHION, TOY
 from ldm_edu.editing import Edit, begin, first_step, inpaint, latent_mask
+from ldm_edu.families import FASHION, TOY
 from ldm_edu.guidance import cfg2
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.samplers import SAMPLERS, Rng, ddim, initial_noise
 from ldm_edu.schedule import Level, add_noise, levels, scaled_linear
 

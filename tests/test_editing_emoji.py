@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ldm_edu.editing import Edit
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.prompts import chunks
 
 

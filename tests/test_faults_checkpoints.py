@@ -15,9 +15,9 @@ import safetensors.torch
 import torch
 from command import Done, lively_toy, run
 
-from ldm_edu.checkpoint.parts import pairs_of, parts_of
+from ldm_edu.checkpoint.fill import pairs_of, parts_of
 from ldm_edu.checkpoint.single_file import PREFIXES
-from ldm_edu.config import SD15
+from ldm_edu.families import SD15
 
 pytestmark = pytest.mark.slow  # each takes a blink; there are more than two hundred
 

@@ -6,9 +6,10 @@ import torch
 from lively import awake
 from torch import Tensor
 
-from ldm_edu.conditioning import Conditioning
-from ldm_edu.config import TOY, Prediction
+from ldm_edu.condition import Conditioning
+from ldm_edu.config import Prediction
 from ldm_edu.denoise import Denoiser, NetworkDenoiser
+from ldm_edu.families import TOY
 from ldm_edu.guidance import cfg, interval, rescale
 from ldm_edu.models.unet import UNet
 from ldm_edu.prediction import PREDICTIONS, target, to_eps, to_x0

@@ -7,9 +7,9 @@ import huggingface_hub.constants
 import huggingface_hub.errors
 import pytest
 
-from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.checkpoint.find import find_checkpoint
 from ldm_edu.checkpoint.hub import CONFIGS, WEIGHTS, is_hub_id, needed
+from ldm_edu.weights.errors import CheckpointError
 
 NAME = "artist/model-v1-5"
 REPOSITORY = [

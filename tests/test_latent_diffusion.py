@@ -11,14 +11,15 @@ import pytest
 import torch
 from lively import lively
 
-from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.checkpoint.find import shipped_checkpoints
-from ldm_edu.config import TOY, Preset, ScheduleConfig, UNetConfig
+from ldm_edu.config import Preset, ScheduleConfig, UNetConfig
+from ldm_edu.families import TOY
 from ldm_edu.files import SaveError
 from ldm_edu.guidance import cfg
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.samplers import SAMPLERS, ddpm, dpmpp_2m, initial_noise
 from ldm_edu.schedule import levels
+from ldm_edu.weights.errors import CheckpointError
 
 PIXELS = Preset(
     name="pixels",
@@ -167,7 +168,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path, preset: Preset) -> None:
     model = lively(preset)
     model.save(tmp_path / "mine", dtype=torch.float32)
     again = LatentDiffusion.from_pretrained(tmp_path / "mine")
-    assert again.preset == preset and again.modules().keys() == model.modules().keys()
+    assert again.preset == preset and again.modules().keys() == model.networks.keys()
     prompt = 3 if preset.classes else "red apple" if preset.text else ""
     torch.testing.assert_close(draw(again, [prompt]), draw(model, [prompt]), rtol=1e-4, atol=1e-5)
     assert not any(module.training for module in again.modules().values())

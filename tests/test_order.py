@@ -13,6 +13,7 @@ import torch
 from scipy.stats import ks_2samp
 from torch import Tensor
 
+from ldm_edu.config import Spacing
 from ldm_edu.denoise import Denoiser
 from ldm_edu.evaluate.mixture import GaussianMixture
 from ldm_edu.prediction import target, to_eps, to_x0
@@ -33,7 +34,7 @@ from ldm_edu.samplers import (
     unipc,
 )
 from ldm_edu.samplers.step import move_eps
-from ldm_edu.schedule import Level, NoiseSchedule, Spacing, flow, levels, levels_at, scaled_linear
+from ldm_edu.schedule import Level, NoiseSchedule, flow, levels, levels_at, scaled_linear
 
 WEIGHTS = torch.tensor([0.3, 0.5, 0.2], dtype=torch.float64)
 MEANS = torch.tensor([[-1.0, 0.5], [1.0, 0.8], [0.2, -1.2]], dtype=torch.float64)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from ldm_edu.config import TOY
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.families import TOY
+from ldm_edu.kernels.packed import FusedSelfAttention, PackedConv2d, PackedLinear, PackedPointwise, fuse, pack
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.models.unet import UNet
 from ldm_edu.nn.attention import Attention
-from ldm_edu.nn.packed import FusedSelfAttention, PackedConv2d, PackedLinear, PackedPointwise, fuse, pack
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 
@@ -27,7 +27,7 @@ LAYERS = {
 
 @pytest.fixture(autouse=True)
 def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ldm_edu.nn.packed.BIG", 0)
+    monkeypatch.setattr("ldm_edu.kernels.packed.BIG", 0)
 
 
 @needs_onednn
@@ -70,7 +70,7 @@ def test_what_is_packed_and_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None
         nn.Linear(4, 4),
         nn.GroupNorm(2, 4),
     )
-    monkeypatch.setattr("ldm_edu.nn.packed.BIG", 64 * 192 * 9)
+    monkeypatch.setattr("ldm_edu.kernels.packed.BIG", 64 * 192 * 9)
     pack(network)
     kinds = [type(m) for m in network.modules()]
     assert kinds[1:] == [
@@ -106,7 +106,7 @@ def test_a_packed_network_is_not_saved_moved_or_converted(tmp_path: Path) -> Non
 def test_three_maps_as_one() -> None:
     """Self-attention of U-Net (without biases) and autoencoder (with); cross-attention keeps its three maps."""
     model = LatentDiffusion.from_preset(TOY)
-    for module in model.modules().values():
+    for module in model.networks.values():
         for parameter in module.parameters():
             nn.init.normal_(parameter, std=0.1)
     cond, x = model.condition(["red apple"]), torch.randn(1, 4, 8, 8)

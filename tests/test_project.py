@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ldm_edu.config import PRESETS
 from ldm_edu.counts import parameter_counts
+from ldm_edu.families import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 1024 * 1024

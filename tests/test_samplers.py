@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ldm_edu.config import Spacing
 from ldm_edu.denoise import Denoiser
 from ldm_edu.prediction import to_x0
 from ldm_edu.samplers import (
@@ -22,7 +23,7 @@ from ldm_edu.samplers import (
     plms,
     unipc,
 )
-from ldm_edu.schedule import Final, Level, NoiseSchedule, Spacing, add_noise, flow, levels, scaled_linear
+from ldm_edu.schedule import Final, Level, NoiseSchedule, add_noise, flow, levels, scaled_linear
 
 STOCHASTIC = {"ddpm", "euler_ancestral"}
 SHAPE = (2, 3, 3)

@@ -6,11 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ldm_edu.config import ScheduleConfig
+from ldm_edu.config import ScheduleConfig, Spacing
 from ldm_edu.schedule import (
     Level,
     NoiseSchedule,
-    Spacing,
     VariancePreserving,
     add_noise,
     cosine,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from ldm_edu.config import TOY
+from ldm_edu.families import TOY
 from ldm_edu.models.unet import UNet
 from ldm_edu.schedule import make_schedule
 from ldm_edu.training.ema import Ema
@@ -26,7 +26,9 @@ def toy_task(lr: float = 1e-3) -> DiffusionTask:
     model = UNet(TOY.unet)
 
     def batches(rng: torch.Generator, n: int, progress: float) -> DiffusionBatch:
-        return DiffusionBatch(torch.randn(n, 4, 8, 8, generator=rng), torch.randn(n, 3, 32, generator=rng))
+        return DiffusionBatch(
+            torch.randn(n, 4, 8, 8, generator=rng), Conditioning(torch.randn(n, 3, 32, generator=rng))
+        )
 
     schedule = make_schedule(TOY.schedule)
     recipe = UNetRecipe(steps=40, batch=4, lr=lr, decay=0.25, ema_decay=0.9, floor=0.0)
@@ -161,7 +163,7 @@ def test_the_diffusion_task_learns() -> None:
     torch.manual_seed(0)
     task = toy_task(lr=3e-3)
     fixed = torch.randn(4, 4, 8, 8)
-    task.batches = lambda rng, n, progress: DiffusionBatch(fixed, torch.zeros(4, 3, 32))
+    task.batches = lambda rng, n, progress: DiffusionBatch(fixed, Conditioning(torch.zeros(4, 3, 32)))
     losses = [r.values["loss"] for r in train(task, steps=120, seed=1)]
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
 

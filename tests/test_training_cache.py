@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from ldm_edu import files
-from ldm_edu.config import TOY
 from ldm_edu.datasets.folder import CaptionedPictures, read_pictures
+from ldm_edu.families import TOY
 from ldm_edu.files import SaveError
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.training import cache as module

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_edu.config import TOY
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.families import TOY
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.prompts import parse
 from ldm_edu.training.parts import load_parts
 from ldm_edu.training.scale import Share

@@ -20,8 +20,8 @@ import safetensors
 import torch
 from PIL import Image
 
-from ldm_edu.config import TOY
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.families import TOY
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.models.unet import UNet
 from ldm_edu.training.buckets import Order
 from ldm_edu.training.cache import Cache

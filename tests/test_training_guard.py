@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from ldm_edu.classifiers import save_classifier
-from ldm_edu.config import SHAPES, TOY, ClassifierConfig
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.config import ClassifierConfig
+from ldm_edu.families import SHAPES, TOY
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.models.classifier import Classifier
 from ldm_edu.training.guard import origin, same_settings, writing
 

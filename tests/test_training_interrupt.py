@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from test_training import assert_equal, toy_task, weights
 
-from ldm_edu.config import TOY
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.families import TOY
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.training import interrupt, loop
 from ldm_edu.training.interrupt import Interrupted, reaching
 from ldm_edu.training.loop import Store, load_state, train

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ldm_edu.config import EMOJI, TOY
+from ldm_edu.families import EMOJI, TOY
 from ldm_edu.training.phrases import Phrases
 from ldm_edu.training.sources import caption_pairs, captioned_pictures
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm_edu.config import FASHION, TOY
 from ldm_edu.datasets.fashion import FashionTensors
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.families import FASHION, TOY
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.training import bands
 from ldm_edu.training.loop import train
 from ldm_edu.training.recipes import UNETS, UNetRecipe
@@ -35,7 +35,7 @@ def test_training_lowers_the_loss_and_moves_the_class_table() -> None:
 
 
 def test_some_conditions_are_dropped() -> None:
-    from ldm_edu.conditioning import ClassConditioner
+    from ldm_edu.conditioners.classes import ClassConditioner
     from ldm_edu.training.sources import class_batches
 
     data, conditioner = pictures(), ClassConditioner(10, 16)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm_edu.config import FASHION, SD15, TOY
+from ldm_edu.families import FASHION, SD15, TOY
 from ldm_edu.training.plan import PASSES, PUBLISHED, Machine, counts, exchange, failures, parameters, resident, step
 from ldm_edu.training.plan_report import report
 

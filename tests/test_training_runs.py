@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm_edu.config import EMOJI, TOY
 from ldm_edu.datasets.emoji import emoji_tensors
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.families import EMOJI, TOY
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.training.sources import captioned_pictures, measure_scale
 
 
@@ -70,9 +70,9 @@ def test_a_unet_is_trained_on_from_its_weights(tmp_path: Path) -> None:
 
 
 def test_training_needs_the_parts_before_it(tmp_path: Path) -> None:
-    from ldm_edu.weights.errors import CheckpointError
     from ldm_edu.training.recipes import UNETS
     from ldm_edu.training.runs import unet_run
+    from ldm_edu.weights.errors import CheckpointError
 
     with pytest.raises(CheckpointError, match=r"config\.json"):
         unet_run(TOY, UNETS["toy"], tmp_path, torch.device("cpu"))
@@ -99,9 +99,9 @@ def test_measured_scale_gives_unit_variance() -> None:
 
 
 def test_a_folder_of_another_preset_is_not_trained(tmp_path: Path) -> None:
-    from ldm_edu.weights.errors import CheckpointError
     from ldm_edu.training.recipes import UNETS
     from ldm_edu.training.runs import unet_run
+    from ldm_edu.weights.errors import CheckpointError
 
     LatentDiffusion.from_preset(TOY).save(tmp_path)
     with pytest.raises(CheckpointError, match=r"made for the preset toy, not emoji: name, size, .*--preset toy"):

@@ -12,13 +12,12 @@ from PIL import Image
 from torch import Tensor
 from torch.distributed.checkpoint import filesystem
 
-from ldm_edu.weights.errors import CheckpointError
-from ldm_edu.checkpoint.layouts import open_checkpoint
-from ldm_edu.checkpoint.parts import Family
-from ldm_edu.config import EMOJI, FASHION, TOY
+from ldm_edu.checkpoint.fill import Family
+from ldm_edu.checkpoint.open import open_checkpoint
 from ldm_edu.convert import convert_checkpoint
+from ldm_edu.families import EMOJI, FASHION, TOY
 from ldm_edu.files import SaveError
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.training.loop import train
 from ldm_edu.training.parts import Parts, load_parts
 from ldm_edu.training.recipes import UNetRecipe
@@ -26,6 +25,7 @@ from ldm_edu.training.runs import Run
 from ldm_edu.training.scale import Share
 from ldm_edu.training.scale_run import How, cached, scale_run
 from ldm_edu.training.sharded import SHARDS, load_sharded, save_sharded, state_tensors, whole_states
+from ldm_edu.weights.errors import CheckpointError
 
 RECIPE = UNetRecipe(steps=6, batch=8, lr=1e-3, warmup=2, ema_decay=0.9, seed=3)
 CPU = torch.device("cpu")

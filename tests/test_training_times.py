@@ -9,7 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from ldm_edu.config import TOY, ScheduleConfig
+from ldm_edu.config import ScheduleConfig
+from ldm_edu.families import TOY
 from ldm_edu.models import unet as module
 from ldm_edu.models.unet import UNet
 from ldm_edu.schedule import NoiseSchedule, make_schedule
@@ -27,7 +28,9 @@ RECIPE = UNetRecipe(steps=4, batch=64, lr=1e-3)
 
 def on_random_latents(schedule: ScheduleConfig) -> DiffusionTask:
     def batches(rng: torch.Generator, n: int, progress: float) -> DiffusionBatch:
-        return DiffusionBatch(torch.randn(n, 4, 4, 4, generator=rng), torch.randn(n, 3, 32, generator=rng))
+        return DiffusionBatch(
+            torch.randn(n, 4, 4, 4, generator=rng), Conditioning(torch.randn(n, 3, 32, generator=rng))
+        )
 
     kind = "flow" if schedule is FLOW else "eps"
     return DiffusionTask(UNet(TOY.unet), make_schedule(schedule), kind, batches, RECIPE)

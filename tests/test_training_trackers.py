@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ldm_edu import LatentDiffusion
-from ldm_edu.config import TOY
+from ldm_edu.families import TOY
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from ldm_edu.config import FASHION, TOY, UNetConfig
+from ldm_edu.config import UNetConfig
+from ldm_edu.families import FASHION, TOY
 from ldm_edu.models.unet import UNet
 
 X, T, CONTEXT = torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 16, 32)

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_edu.config import EMOJI, TOY, ScheduleConfig
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.config import ScheduleConfig
+from ldm_edu.families import EMOJI, TOY
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.samplers.step import Step
 from ldm_edu.schedule import levels, make_schedule
 from ldm_edu.viz import Drawing, channels, edits, film_strip, hero, matrix, schedule_curve, sheet, system_map

@@ -1,25 +1,68 @@
-"""A folder with a folder for each network in it, as `diffusers` publishes Stable Diffusion.
+"""A folder with a folder for each network in it, as `diffusers` publishes models.
 
 Each network has a ``config.json``, and its weights in one file or in several that an index lists; a repository often
 holds them twice, in full and (``.fp16``) in half precision, and the U-Net also as training left it (``.non_ema``).
 """
 
-import dataclasses
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ldm_edu.checkpoint import diffusers_config as configs
+from ldm_edu.checkpoint.fill import Checkpoint, Entry, StoredPart, Weights, pairs_of
+from ldm_edu.config import Preset, from_dict, to_dict
+from ldm_edu.families import FAMILIES, family_of
+from ldm_edu.families.family import Part
+from ldm_edu.layouts.pair import Json
 from ldm_edu.weights.errors import PICKLES, CheckpointError, listed
-from ldm_edu.checkpoint.keymaps import Layout
 from ldm_edu.weights.mapped import open_weights
-from ldm_edu.checkpoint.parts import Checkpoint, Entry, Part, Weights, pairs_of, parts_of
-from ldm_edu.config import PRESETS, Preset, from_dict, to_dict
 
-FOLDERS = {"unet": "unet", "autoencoder": "vae", "text": "text_encoder"}
-STEMS = {"unet": "diffusion_pytorch_model", "autoencoder": "diffusion_pytorch_model", "text": "model"}
-OTHER_PIPELINES = {"XL": "Stable Diffusion XL", "Diffusion3": "Stable Diffusion 3", "Flux": "FLUX"}
+T = TypeVar("T")
+BUFFERS = ("position_ids",)  # tensors that some versions of a library saved, and no network needs
+
+
+@dataclass(frozen=True)
+class DiffusersFolder:
+    """A folder, as `ldm_edu.families.family.Folder`."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.path.resolve().name
+
+    @property
+    def pipeline(self) -> str:
+        """The class that ``model_index.json`` names; "StableDiffusionPipeline" for a folder without an index."""
+        index = self.path / "model_index.json"
+        return str(_json(index).get("_class_name")) if index.is_file() else "StableDiffusionPipeline"
+
+    def read(self, config: str, read: Callable[[Json, str], T]) -> T:
+        """What ``read`` makes of a config.
+
+        Raises
+        ------
+        CheckpointError
+            if the config is missing, damaged, or describes no network.
+        """
+        path = self.path / config
+        values = _json(path)
+        try:
+            return read(values, str(path))
+        except CheckpointError:
+            raise
+        except (ValueError, TypeError, AttributeError, IndexError, KeyError, ArithmeticError) as error:
+            raise CheckpointError(f"{path} describes no network: {error}. Download the model again.") from error
+
+
+def is_of_diffusers(path: Path) -> bool:
+    """Whether a folder is in this format."""
+    if (path / "model_index.json").is_file():
+        return True
+    networks = {part.folder for family in FAMILIES for part in family.parts if part.name == family.network}
+    return any((path / folder).is_dir() for folder in networks - {""})
 
 
 def open_diffusers_folder(path: Path, preset: Preset | None = None, weights: Weights | None = None) -> Checkpoint:
@@ -28,9 +71,9 @@ def open_diffusers_folder(path: Path, preset: Preset | None = None, weights: Wei
     Parameters
     ----------
     preset
-        the model that it holds; None: what its configs say.
+        the model that the folder holds; None: what its configs say.
     weights
-        which copy of the U-Net, where the folder has two: "ema" is the plain file, "last" the one called non_ema.
+        which copy of the network, where the folder has two: "ema" is the plain file, "last" the one called non_ema.
 
     Raises
     ------
@@ -38,51 +81,42 @@ def open_diffusers_folder(path: Path, preset: Preset | None = None, weights: Wei
         if a file is missing or damaged, or the configs describe another kind of model.
     """
     preset = preset or read_preset(path)
-    parts, spare = {}, []
-    for part in parts_of(preset):
-        if part not in FOLDERS:
-            raise CheckpointError(f"{preset.name} has a part {part!r}, which this layout has no place for.")
-        entries = _entries(weight_files(path, part, weights if part == "unet" else None))
-        spare += [f"{FOLDERS[part]}: {name}" for name in entries if name.endswith("position_ids")]
-        entries = {name: entry for name, entry in entries.items() if not name.endswith("position_ids")}
-        layout: Layout = "diffusers_old" if part == "autoencoder" and _is_old(entries) else "diffusers"
-        prefix = "text_model." if any(name.startswith("text_model.") for name in entries) else ""
-        what = f"the {part} in the folder {path}, taken for {preset.name}"
-        parts[part] = Part(what, entries, pairs_of(part, preset, layout, prefix))
-    return Checkpoint(path, "diffusers", preset, parts, spare)
+    family = family_of(preset)
+    parts, ignored = {}, []
+    for part in family.parts_of(preset):
+        if not part.folder:
+            raise CheckpointError(f"{preset.name} has a part {part.name!r}, for which this format has no place.")
+        entries = _entries(weight_files(path, part, weights if part.name == family.network else None))
+        ignored += [f"{part.folder}: {name}" for name in entries if name.endswith(BUFFERS)]
+        entries = {name: entry for name, entry in entries.items() if not name.endswith(BUFFERS)}
+        what = f"the {part.name} in the folder {path}, taken for {preset.name}"
+        parts[part.name] = StoredPart(what, entries, pairs_of(part, preset, "diffusers", entries))
+    return Checkpoint(path, "diffusers", preset, parts, ignored)
 
 
 def read_preset(path: Path) -> Preset:
-    """The preset that the configs of a folder describe; a known one by its name, another by that of the folder.
+    """The preset that the configs of a folder describe.
 
     Raises
     ------
     CheckpointError
         if a config is missing or damaged, or asks for what the networks here do not do.
     """
-    index = path / "model_index.json"
-    pipeline = str(_json(index).get("_class_name")) if index.is_file() else ""
-    for mark, name in OTHER_PIPELINES.items():
-        if mark in pipeline:
-            raise CheckpointError(f"{path} holds {name}, and this version reads 1.x; take a model of that version.")
-    unet = _config(path / "unet" / "config.json", configs.read_unet)
-    autoencoder = _config(path / "vae" / "config.json", configs.read_autoencoder)
-    text = _config(path / "text_encoder" / "config.json", configs.read_text)
-    schedule, prediction = _config(path / "scheduler" / "scheduler_config.json", configs.read_schedule)
-    side = _json(path / "unet" / "config.json").get("sample_size")
-    size = side * autoencoder.factor if isinstance(side, int) and side > 0 else 64 * autoencoder.factor
-    found = Preset(path.resolve().name, size, unet, autoencoder, text, schedule=schedule, prediction=prediction)
-    try:
-        from_dict(Preset, to_dict(found))  # every field is of its type
-    except ValueError as error:
-        raise CheckpointError(f"the configs in {path} describe no model: {error}. Download it anew.") from error
-    for known in PRESETS.values():
-        if (known.unet, known.autoencoder, known.text) == (unet, autoencoder, text):
-            return dataclasses.replace(known, size=size, schedule=schedule, prediction=prediction)
-    return found
+    folder = DiffusersFolder(path)
+    for family in FAMILIES:
+        if (found := family.read_folder(folder)) is not None:
+            try:
+                from_dict(type(found), to_dict(found))  # every field is of its type
+            except ValueError as error:
+                raise CheckpointError(
+                    f"the configs in {path} describe no model: {error}. Download the model again."
+                ) from error
+            return found
+    known = ", ".join(family.title for family in FAMILIES if family.write_folder is not None)
+    raise CheckpointError(f"{path} is of {folder.pipeline}, and folders are read of {known}; take one of those.")
 
 
-def weight_files(path: Path, part: str, weights: Weights | None = None) -> list[Path]:
+def weight_files(path: Path, part: Part, weights: Weights | None = None) -> list[Path]:
     """The files of a network: in full precision if there are such, in safetensors if there are such.
 
     Raises
@@ -90,7 +124,7 @@ def weight_files(path: Path, part: str, weights: Weights | None = None) -> list[
     CheckpointError
         if there are none, or an index lists one that is not there.
     """
-    folder, stem = path / FOLDERS[part], STEMS[part]
+    folder, stem = path / part.folder, part.stem
     single = "{stem}.{variant}safetensors", "{stem}.safetensors.index.{variant}json"
     other_copy = [place for form in single if (place := folder / form.format(stem=stem, variant="non_ema.")).is_file()]
     if weights is not None and not other_copy:
@@ -134,20 +168,6 @@ def _entries(files: list[Path]) -> dict[str, Entry]:
             raise CheckpointError(f"{path} repeats {twice[0]} of another file; download this folder anew.")
         entries |= {name: Entry(file, name) for name in file.tensors}
     return entries
-
-
-def _is_old(entries: dict[str, Entry]) -> bool:
-    return any(".query." in name for name in entries)
-
-
-def _config(path: Path, read: Callable[[dict[str, Any], str], Any]) -> Any:
-    values = _json(path)
-    try:
-        return read(values, str(path))
-    except CheckpointError:
-        raise
-    except (ValueError, TypeError, AttributeError, IndexError, KeyError, ArithmeticError) as error:
-        raise CheckpointError(f"{path} describes no network: {error}. Download the model anew.") from error
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from difflib import get_close_matches
 from pathlib import Path
 
-from ldm_edu.weights.errors import CheckpointError
-from ldm_edu.checkpoint.io import has_part
+from ldm_edu.checkpoint.io import has_model
 from ldm_edu.paths import checkpoints_dir
+from ldm_edu.weights.errors import CheckpointError
 
 NEAREST = 3  # names that are told where one is not found
 
@@ -35,7 +35,7 @@ def find_checkpoint(name: str | Path) -> Path:
     listed = f"Shipped are {', '.join(known)}" if known else "None is shipped with this copy"
     raise CheckpointError(
         f"there is no checkpoint {str(name)!r}. {listed}; or give the folder of one you trained, a folder or file of "
-        "Stable Diffusion 1.x, or its id on the hub, owner/model."
+        "a published model, or its id on the hub, owner/model."
     )
 
 
@@ -49,9 +49,9 @@ def _nearest(path: Path) -> str:
 
 
 def shipped_checkpoints() -> dict[str, Path]:
-    """The models that came with the package, by name: the folders that hold a U-Net."""
+    """The models that came with the package, by name: the folders that hold a network that draws."""
     try:
         folders = sorted(checkpoints_dir().iterdir())
     except FileNotFoundError:
         return {}
-    return {folder.name: folder for folder in folders if folder.is_dir() and has_part(folder, "unet")}
+    return {folder.name: folder for folder in folders if folder.is_dir() and has_model(folder)}

@@ -1,5 +1,6 @@
 """Models of the Hugging Face hub, by their id: from the user's cache, or downloaded where there is a network."""
 
+import json
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatch
@@ -8,11 +9,13 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-from ldm_edu.checkpoint.diffusers_folder import FOLDERS, STEMS
+from ldm_edu.families import FAMILIES
 from ldm_edu.weights.errors import PICKLES, CheckpointError
 
-CONFIGS = ("model_index.json", "scheduler/scheduler_config.json", *(f"{name}/config.json" for name in FOLDERS.values()))
-WEIGHTS = tuple(f"{folder}/{STEMS[part]}.safetensors" for part, folder in FOLDERS.items())
+STEMS = {part.folder: part.stem for family in FAMILIES for part in family.parts if part.folder}  # by folder
+NETWORKS = {part.folder for family in FAMILIES for part in family.parts if part.name == family.network} - {""}
+ALWAYS = ("model_index.json", "scheduler/scheduler_config.json")
+USUAL = ("unet", "vae", "text_encoder")  # the folders of a model that nothing is known of
 
 
 def is_hub_id(name: str | Path) -> bool:
@@ -35,7 +38,7 @@ def fetch(name: str) -> Path:
         if it is not in the cache and cannot be downloaded: which files are needed, and where to put them.
     """
     cached = _cached(name)
-    if cached is not None and not (missing := _missing(cached)):
+    if cached is not None and not _missing(cached):
         return cached
     try:
         files = huggingface_hub.list_repo_files(name)
@@ -52,8 +55,7 @@ def fetch(name: str) -> Path:
     except CheckpointError:
         raise
     except Exception as error:  # no network: each HTTP library that the client has used calls it by another name
-        missing = _missing(cached) if cached is not None else [*CONFIGS, *WEIGHTS]
-        raise CheckpointError(_where_to_put(name, missing, cached, error)) from error
+        raise CheckpointError(_where_to_put(name, _missing(cached), cached, error)) from error
 
 
 def needed(name: str, files: Iterable[str]) -> list[str]:
@@ -65,9 +67,10 @@ def needed(name: str, files: Iterable[str]) -> list[str]:
         if it holds no diffusers folder; the message names the single files that it has.
     """
     files = list(files)
-    wanted = [path for path in files if path in CONFIGS]
-    for part, folder in FOLDERS.items():
-        stem = f"{folder}/{STEMS[part]}"
+    folders = [folder for folder in STEMS if any(path.startswith(f"{folder}/") for path in files)]
+    wanted = [path for path in files if path in (*ALWAYS, *(f"{folder}/config.json" for folder in folders))]
+    for folder in folders:
+        stem = f"{folder}/{STEMS[folder]}"
         for forms in (
             [f"{stem}.safetensors"],
             [f"{stem}.safetensors.index.json", f"{stem}-*-of-*.safetensors"],
@@ -78,9 +81,15 @@ def needed(name: str, files: Iterable[str]) -> list[str]:
                 wanted += found
                 break
         else:
-            single = [path for path in files if "/" not in path and path.endswith(".safetensors")]
-            also = f" It has single files: {', '.join(single)}; download one and give its path." if single else ""
-            raise CheckpointError(f"{name!r} holds no {stem}.safetensors: it is no diffusers folder of 1.x.{also}")
+            raise CheckpointError(
+                f"{name!r} holds no weights in {folder}/; choose another model, or a single file of it."
+            )
+    if not NETWORKS & set(folders):
+        single = [path for path in files if "/" not in path and path.endswith(".safetensors")]
+        also = f" It has single files: {', '.join(single)}; download one and give its path." if single else ""
+        raise CheckpointError(
+            f"{name!r} is not a diffusers folder: it has none of {', '.join(sorted(NETWORKS))}.{also}"
+        )
     return wanted
 
 
@@ -91,13 +100,22 @@ def _cached(name: str) -> Path | None:
         return None
 
 
-def _missing(folder: Path) -> list[str]:
-    """The files without which a snapshot cannot be loaded, by their usual names."""
-    missing = [name for name in CONFIGS if not (folder / name).is_file()]
-    for name in WEIGHTS:
-        place = folder / name
-        if not any(file.suffix in (".safetensors", ".bin") for file in place.parent.glob("*")):
-            missing.append(name)
+def _missing(folder: Path | None) -> list[str]:
+    """The files without which a snapshot cannot be loaded, by their usual names; of no snapshot: of a usual model."""
+    if folder is None or not (folder / ALWAYS[0]).is_file():
+        wanted = list(USUAL)
+    else:
+        try:
+            index = json.loads((folder / ALWAYS[0]).read_bytes())
+        except (ValueError, RecursionError):
+            index = {}
+        wanted = [each for each in STEMS if each in index] if isinstance(index, dict) else list(USUAL)
+    names = [*ALWAYS, *(f"{each}/config.json" for each in wanted)]
+    missing = [name for name in names if folder is None or not (folder / name).is_file()]
+    for each in wanted:
+        here = folder.glob(f"{each}/*") if folder else ()
+        if not any(file.suffix in (".safetensors", ".bin") for file in here):
+            missing.append(f"{each}/{STEMS[each]}.safetensors")
     return missing
 
 

@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ldm_edu.weights.errors import CheckpointError, diagnosis, hint_of_pickles, listed, refuse_pickle
 from ldm_edu.config import Preset, from_dict, to_dict
+from ldm_edu.families import FAMILIES, PRESETS, family_named, family_of
 from ldm_edu.files import atomic_write_all
+from ldm_edu.weights.errors import CheckpointError, hint_of_pickles, listed
+from ldm_edu.weights.files import Tensors, read_file, save_file
 
 FORMAT = "ldm-edu/1"
 SHARD_BYTES = 15 * 2**20
-Tensors = dict[str, Tensor]
 
 
 def save_checkpoint(
@@ -111,9 +110,28 @@ def load_preset(folder: Path) -> Preset:
     if "kind" in values:
         raise CheckpointError(f"{path} describes a {values['kind']!r}, which draws nothing; give a model's folder.")
     try:
-        preset: Preset = from_dict(Preset, values)
+        return preset_from(values)
     except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise CheckpointError(f"{path} describes no model: {error}.") from error
+
+
+def preset_from(values: dict[str, Any]) -> Preset:
+    """The preset that `ldm_edu.config.to_dict` wrote, by this version or by an older one.
+
+    Older ones wrote no family, and left what a U-Net reads besides the sample to be told from its channels.
+
+    Raises
+    ------
+    ValueError
+        if the values describe no preset.
+    """
+    if "family" not in values:
+        known = PRESETS.get(str(values.get("name")))
+        unet = dict(values["unet"])
+        extra, channels = unet["in_channels"] - unet["out_channels"], unet["out_channels"]
+        unet["beside"] = {0: "nothing", channels: "picture", channels + 1: "mask"}.get(extra, "nothing")
+        values = values | {"family": known.family if known else "course", "unet": unet}
+    preset: Preset = from_dict(family_named(values["family"]).preset, values)
     return preset
 
 
@@ -139,92 +157,9 @@ def has_part(folder: Path, part: str) -> bool:
     return bool(_named(folder, part))
 
 
-def read_file(path: Path, *, dtype: torch.dtype | None = None) -> Tensors:
-    """The tensors of one safetensors file; floating ones as ``dtype``, or as they are stored.
-
-    Raises
-    ------
-    CheckpointError
-        if it is a pickle, is cut short, or is no safetensors file.
-    """
-    refuse_pickle(path)
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {diagnosis(path, error)}") from error
-    if dtype is None:
-        return tensors
-    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-
-
-def load_into(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Make ``tensors`` the weights of a module, each and every one; those of ``meta`` become real.
-
-    Parameters
-    ----------
-    what
-        what the tensors are, for the message: "the unet of data/checkpoints/emoji".
-
-    Raises
-    ------
-    CheckpointError
-        if one is missing, unknown, of another shape, no floating number, or not finite; the module is unchanged then.
-    """
-    check_fit(module, tensors, what)
-    refuse_nan(tensors, what)
-    on_meta = any(
-        tensor.is_meta for tensor in module.state_dict().values()
-    )  # no memory to copy to: they take its place
-    module.load_state_dict(dict(tensors), strict=True, assign=on_meta)
-
-
-def check_fit(module: nn.Module, tensors: Mapping[str, Any], what: str) -> None:
-    """Whether ``tensors``, or what is known of their ``shape`` and ``dtype``, are those of a module.
-
-    Raises
-    ------
-    CheckpointError
-        if one is missing, unknown, of another shape, or no floating number.
-    """
-    wanted = module.state_dict()
-    remedy = (
-        "They were saved with another preset, or for another part: check config.json, or choose another checkpoint."
-    )
-    if missing := sorted(wanted.keys() - tensors.keys()):
-        raise CheckpointError(f"{what}: {len(missing)} of {len(wanted)} tensors missing: {listed(missing)}. {remedy}")
-    if unknown := sorted(tensors.keys() - wanted.keys()):
-        raise CheckpointError(f"{what}: {len(unknown)} tensors not of this model: {listed(unknown)}. {remedy}")
-    for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            shapes = f"{tuple(tensor.shape)}, the model needs {tuple(wanted[name].shape)}"
-            raise CheckpointError(f"{what}: {name} has shape {shapes}. {remedy}")
-        if tensor.dtype.is_floating_point != wanted[name].is_floating_point():
-            raise CheckpointError(f"{what}: {name} holds {tensor.dtype}, not {wanted[name].dtype}. {remedy}")
-
-
-def refuse_nan(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Refuse weights that are no finite numbers.
-
-    Raises
-    ------
-    CheckpointError
-        naming them.
-    """
-    if broken := [name for name, tensor in tensors.items() if not _finite(tensor)]:
-        raise CheckpointError(
-            f"{what}: NaN or infinite weights in {listed(broken)}. Nothing can be drawn with them; the training that "
-            "wrote them had diverged: use an earlier checkpoint, or lower the learning rate."
-        )
-
-
-def _finite(tensor: Tensor) -> bool:
-    """Whether all numbers are finite, told by the least and the largest: that takes no memory."""
-    if tensor.numel() == 0 or not tensor.is_floating_point():
-        return True
-    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        tensor = tensor.permute(0, 2, 3, 1)  # as it lies in memory: otherwise a copy would be made
-    return bool(torch.stack(tensor.aminmax()).isfinite().all())
+def has_model(folder: Path) -> bool:
+    """Whether a folder holds a network that predicts noise, of any family."""
+    return any(has_part(folder, family.network) for family in FAMILIES)
 
 
 def _shards(
@@ -256,14 +191,6 @@ def _writer(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Callable[[Path
         save_file(beside, converted)
 
     return write
-
-
-def save_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write one safetensors file from tensors that may be views of other files; nothing is copied.
-
-    To be called by `ldm_edu.files.atomic_write_all`, which makes the library's errors the system's.
-    """
-    safetensors.torch.save_file(dict(tensors), path, metadata={"format": "pt", **(metadata or {})})
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -298,14 +225,15 @@ def files_of(folder: Path, part: str) -> list[Path]:
 
 
 def _why_missing(folder: Path, part: str) -> str:
-    """In a folder that is being trained in, the U-Net comes last."""
-    why = "copy the checkpoint anew, whole."
-    others = ("autoencoder", "text", "clip", "classes")
-    if part == "unet" and (folder / "config.json").is_file() and any(has_part(folder, other) for other in others):
-        why = (
-            f"its U-Net is not trained yet: ldm-edu train unet --preset {load_preset(folder).name} --out {folder}; or, "
-            "if it was copied, copy it anew, whole."
-        )
+    """In a folder that is being trained in, the network that predicts the noise comes last."""
+    why = "copy the checkpoint again, whole."
+    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        preset = load_preset(folder)
+        if part == family_of(preset).network:
+            why = (
+                f"this network is not trained yet: ldm-edu train {part} --preset {preset.name} --out {folder}; or, if "
+                "the folder was copied, copy it again, whole."
+            )
     return f"{folder} has no {part}.safetensors; {why}{hint_of_pickles(folder)}"
 
 

@@ -1,34 +1,22 @@
-"""One file with every network in it, as the first release of Stable Diffusion had it ("CompVis's layout")."""
+"""One file with every network in it, as the first release of a model has it."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+from ldm_edu.checkpoint.fill import Checkpoint, Entry, StoredPart, Weights, pairs_of
+from ldm_edu.checkpoint.foreign import kind_of
+from ldm_edu.checkpoint.io import preset_from
+from ldm_edu.config import Preset
+from ldm_edu.families import FAMILIES, family_of
+from ldm_edu.families.family import Family
 from ldm_edu.weights.errors import CheckpointError
-from ldm_edu.weights.mapped import Stored, WeightFile, open_weights
-from ldm_edu.checkpoint.parts import Checkpoint, Entry, Part, Weights, pairs_of, parts_of
-from ldm_edu.config import SD15, SD15_INPAINT, SD15_PIX2PIX, Preset, from_dict
+from ldm_edu.weights.mapped import WeightFile, open_weights
 
-PREFIXES = {
-    "unet": "model.diffusion_model.",
-    "autoencoder": "first_stage_model.",
-    "text": "cond_stage_model.transformer.",
-}
-AVERAGED = "model_ema."  # a second copy of the U-Net in some files, averaged over training
-NOTE = "ldm_edu.preset"  # in the metadata of the files that we write: the preset, for models that are not SD 1.x
-
-# What such files carry besides, and drawing does not need: the numbers of the schedule, which the preset knows ...
-_SPARE = {
-    "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
-    "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_variance",
-    "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2", "lvlb_weights", "logvar",
-    "scale_factor", "model_ema.decay", "model_ema.num_updates",
-    # ... and the rest of CLIP, which some tools leave in
-    "cond_stage_model.logit_scale", "cond_stage_model.text_projection", "cond_stage_model.transformer.logit_scale",
-    "cond_stage_model.transformer.text_projection.weight",
-}  # fmt: skip
-_SPARE_PREFIXES = ("first_stage_model.loss.",)  # the autoencoder's training losses
-_BY_CHANNELS = {preset.unet.in_channels: preset for preset in (SD15, SD15_INPAINT, SD15_PIX2PIX)}
+AVERAGED = "model_ema."  # a second copy of the network in some files, averaged over training
+NOTE = "ldm_edu.preset"  # in the metadata of the files that we write: the preset, where shapes do not tell it
 
 
 def open_single_file(path: Path, preset: Preset | None = None, weights: Weights | None = None) -> Checkpoint:
@@ -37,43 +25,52 @@ def open_single_file(path: Path, preset: Preset | None = None, weights: Weights 
     Parameters
     ----------
     preset
-        the model that it holds; None: told from the file.
+        the model that the file holds; None: told from the file.
     weights
-        which copy of the U-Net, where the file has two.
+        which copy of the network, where the file has two.
 
     Raises
     ------
     CheckpointError
-        if it is damaged, is another kind of model, or has two copies and none was named.
+        if the file is damaged, is another kind of model, or has two copies and none was named.
     """
     file = open_weights(path)
-    preset = preset or _noted_preset(file) or _known_preset(file)
-    refuse_other_models(path, file.tensors, preset)
-    kept, spare = _sort_out(file.tensors)
-    prefix = _unet_prefix(path, kept, weights)
+    preset = preset or _noted_preset(file) or _recognised(file)
+    family = family_of(preset)
+    ignored = [name for name in file.tensors if _matches(name, family.ignored)]
+    kept = [name for name in file.tensors if name not in set(ignored)]
+    averaged = _wants_average(path, kept, weights)
 
-    parts = {}
-    for part in parts_of(preset):
-        if part not in PREFIXES:
-            raise CheckpointError(f"{preset.name} has a part {part!r}, which this layout has no place for.")
-        if part == "unet" and prefix == AVERAGED:
-            pairs = [pair._replace(theirs=averaged_name(pair.theirs)) for pair in pairs_of(part, preset, "compvis")]
-        else:
-            pairs = pairs_of(part, preset, "compvis", _text_prefix(kept))
-        start = prefix if part == "unet" else PREFIXES[part]
-        entries = {name.removeprefix(start): Entry(file, name) for name in kept if name.startswith(start)}
-        parts[part] = Part(f"the {part} in the file {path}, taken for {preset.name}", entries, pairs)
-    unused = PREFIXES["unet"] if prefix == AVERAGED else AVERAGED
-    spare += [name for name in kept if name.startswith(unused)]
-    strangers = [name for name in kept if not name.startswith((*PREFIXES.values(), AVERAGED))]
-    return Checkpoint(path, "compvis", preset, parts, sorted(spare), strangers)
+    parts, used = {}, list[str]()
+    prefixes = [part.prefix for part in family.parts_of(preset) if part.prefix is not None]
+    for part in family.parts_of(preset):
+        if part.prefix is None:
+            raise CheckpointError(f"{preset.name} has a part {part.name!r}, for which one file has no place.")
+        ema = averaged and part.name == family.network
+        prefix = AVERAGED if ema else part.prefix
+        longer = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))  # of other parts
+        names = [name for name in kept if name.startswith(prefix) and not name.startswith(longer)]
+        entries = {name.removeprefix(prefix): Entry(file, name) for name in names}
+        if not entries:
+            raise CheckpointError(_without(path, part.title, preset, file))
+        pairs = pairs_of(part, preset, "original", entries)
+        if ema:
+            pairs = [replace(pair, theirs=averaged_name(pair.theirs)) for pair in pairs]
+        parts[part.name] = StoredPart(f"the {part.name} in the file {path}, taken for {preset.name}", entries, pairs)
+        used += [entry.name for entry in entries.values()]
+    other_copy = _network_prefix(family) if averaged else AVERAGED
+    ignored += [name for name in kept if other_copy and name.startswith(other_copy)]
+    unknown = sorted(set(kept) - set(used) - set(ignored))
+    return Checkpoint(path, "original", preset, parts, sorted(ignored), unknown)
 
 
 def copies(names: Iterable[str]) -> list[Weights]:
-    """Which copies of the U-Net a file of these names holds."""
-    starts: dict[Weights, str] = {"last": PREFIXES["unet"], "ema": AVERAGED}
-    kept, _ = _sort_out(names)
-    return [copy for copy, start in starts.items() if any(name.startswith(start) for name in kept)]
+    """Which copies of the network a file of these names holds."""
+    names = list(names)
+    prefixes = tuple({_network_prefix(family) for family in FAMILIES} - {""})
+    has_last = any(name.startswith(prefixes) for name in names)
+    has_average = any(name.startswith(f"{AVERAGED}diffusion_model") for name in names)
+    return [*(["last"] if has_last else []), *(["ema"] if has_average else [])]  # type: ignore[list-item]
 
 
 def averaged_name(name: str) -> str:
@@ -85,93 +82,42 @@ def averaged_name(name: str) -> str:
     return "diffusion_model" + name.replace(".", "")
 
 
-def refuse_other_models(path: Path, tensors: Mapping[str, Stored], preset: Preset) -> None:
-    """Raise CheckpointError, naming the model, if a file is not one of Stable Diffusion 1.x in this layout."""
-    found = kind_of(tensors, preset.unet.context_dim)
-    if found is not None:
-        raise CheckpointError(
-            f"{path} is no Stable Diffusion 1.x in one file: it holds {found}. This version of ldm-edu reads Stable "
-            "Diffusion 1.x, its inpainting and instruct-pix2pix variants, and folders of its own; take one of those."
-        )
+def _network_prefix(family: Family) -> str:
+    return next(part.prefix or "" for part in family.parts if part.name == family.network)
 
 
-def kind_of(tensors: Mapping[str, Stored], context_dim: int | None = 768) -> str | None:
-    """What a file is that is no single file of Stable Diffusion 1.x; None if it looks like one.
-
-    Parameters
-    ----------
-    context_dim
-        the width of the text states that its U-Net should attend to.
-    """
-    for mark, kind in _MARKS.items():
-        if any(mark in name for name in tensors):
-            return kind
-    if not any(name.startswith((PREFIXES["unet"], AVERAGED)) for name in tensors):
-        for name, network in _NETWORKS.items():
-            if name in tensors:
-                return f"a single network, {network}; give the folder of the whole model"
-        first = min(tensors, default="nothing")
-        return f"{len(tensors)} tensors of a layout that is not known here, the first of them {first}"
-    widths = {stored.shape[-1] for name, stored in tensors.items() if name.endswith("attn2.to_k.weight")}
-    if widths - {context_dim}:
-        return _BY_WIDTH.get(max(widths), f"a U-Net for text states of width {max(widths)}, not {context_dim}")
-    return None
-
-
-_MARKS = {  # part of a name: what has such names; the first that fits decides
-    "lora_": "a LoRA, which changes a model and is none",
-    ".lora": "a LoRA, which changes a model and is none",
-    "conditioner.embedders.1.": "Stable Diffusion XL",
-    "conditioner.": "Stable Diffusion XL, or its refiner (it has conditioner.embedders)",
-    "joint_blocks.": "Stable Diffusion 3",
-    "double_blocks.": "FLUX",
-    "cond_stage_model.model.": "Stable Diffusion 2.x",
-    "model.diffusion_model.label_emb.": "Stable Diffusion XL",
-    "control_model.": "a ControlNet",
-    "controlnet_cond_embedding.": "a ControlNet",
-}
-_NETWORKS = {  # a tensor that only this network has
-    "down_blocks.0.resnets.0.time_emb_proj.weight": "diffusers' U-Net",
-    "encoder.down_blocks.0.resnets.0.conv1.weight": "diffusers' autoencoder",
-    "text_model.embeddings.token_embedding.weight": "the text encoder",
-    "embeddings.token_embedding.weight": "the text encoder",
-    "down.0.stages.0.res.conv1.weight": "our U-Net",
-}
-_BY_WIDTH = {1024: "Stable Diffusion 2.x", 1280: "the refiner of Stable Diffusion XL", 2048: "Stable Diffusion XL"}
-
-
-def _known_preset(file: WeightFile) -> Preset:
-    """Stable Diffusion 1.5 or one of its variants, by the number of channels that the U-Net's first layer reads."""
-    stored = file.tensors.get(PREFIXES["unet"] + "input_blocks.0.0.weight")
-    channels = stored.shape[1] if stored is not None and len(stored.shape) == 4 else SD15.unet.in_channels
-    if channels not in _BY_CHANNELS:
-        known = ", ".join(f"{count} ({preset.name})" for count, preset in _BY_CHANNELS.items())
-        raise CheckpointError(f"{file.path} holds a U-Net that reads {channels} channels; known are {known}.")
-    return _BY_CHANNELS[channels]
+def _recognised(file: WeightFile) -> Preset:
+    for family in FAMILIES:
+        if (preset := family.recognise(file)) is not None:
+            return preset
+    known = ", ".join(family.title for family in FAMILIES if any(part.prefix is not None for part in family.parts))
+    raise CheckpointError(
+        f"{file.path} holds {kind_of(file.tensors)}. One file is read of {known}; take one of those, or a folder."
+    )
 
 
 def _noted_preset(file: WeightFile) -> Preset | None:
     if NOTE not in file.metadata:
         return None
     try:
-        preset: Preset = from_dict(Preset, json.loads(file.metadata[NOTE]))
-    except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise CheckpointError(f"{file.path} describes no model: {error}. Convert it anew.") from error
-    return preset
+        return preset_from(json.loads(file.metadata[NOTE]))
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise CheckpointError(f"{file.path} describes no model: {error}. Convert it again.") from error
 
 
-def _sort_out(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The names that matter, and those that are known not to."""
-    kept: list[str] = []
-    spare: list[str] = []
-    for name in names:
-        known = name in _SPARE or name.endswith("embeddings.position_ids") or name.startswith(_SPARE_PREFIXES)
-        (spare if known else kept).append(name)
-    return kept, spare
+def _without(path: Path, title: str, preset: Preset, file: WeightFile) -> str:
+    """Why a part of a file is not there: another model was expected, or the file was published without the part."""
+    if kind_of(file.tensors, known=preset):
+        return f"{path} holds {kind_of(file.tensors, known=preset)}, not {preset.name}; take the file of that model."
+    return f"{path} holds no {title} of {preset.name}; take the whole file of this model."
 
 
-def _unet_prefix(path: Path, names: Iterable[str], weights: Weights | None) -> str:
-    """Where the wanted copy of the U-Net lies."""
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _wants_average(path: Path, names: Iterable[str], weights: Weights | None) -> bool:
+    """Whether the averaged copy of the network is the one to take."""
     found = copies(names)
     if len(found) > 1 and weights is None:
         raise CheckpointError(
@@ -182,10 +128,4 @@ def _unet_prefix(path: Path, names: Iterable[str], weights: Weights | None) -> s
         raise CheckpointError(
             f"{path} holds one copy of the U-Net, so there is no {weights!r} to choose; leave it out."
         )
-    return AVERAGED if (weights or "".join(found)) == "ema" else PREFIXES["unet"]
-
-
-def _text_prefix(kept: list[str]) -> str:
-    """Some tools leave out the part of the text encoder's names that `transformers` 5 leaves out too."""
-    start = PREFIXES["text"] + "text_model."
-    return "text_model." if any(name.startswith(start) for name in kept) else ""
+    return (weights or "".join(found)) == "ema"

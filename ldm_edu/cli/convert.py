@@ -31,10 +31,10 @@ def convert(
     """
     import torch
 
-    from ldm_edu.checkpoint.layouts import open_checkpoint
+    from ldm_edu.checkpoint.open import open_checkpoint
     from ldm_edu.convert import convert_checkpoint
 
     found = open_checkpoint(source, weights=weights)
     convert_checkpoint(found, out, to, dtype=getattr(torch, dtype) if dtype else None)
     count = sum(part.parameters for part in found.parts.values())
-    typer.echo(f"{out}: {found.preset.name}, {count:,} parameters, from {found.layout} to {to}")
+    typer.echo(f"{out}: {found.preset.name}, {count:,} parameters, from {found.format} to {to}")

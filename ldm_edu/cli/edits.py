@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ldm_edu.editing import Edit
-    from ldm_edu.latent_diffusion import LatentDiffusion
+    from ldm_edu.model import LatentDiffusion
 
 IMAGE_GUIDANCE = 1.5  # as the authors of InstructPix2Pix have it
 
@@ -101,7 +101,7 @@ def make_edit(
 
 def by_instruction(model: "LatentDiffusion") -> bool:
     """Whether a model edits by instruction: beside the sample its U-Net takes a whole picture's latents."""
-    return model.extra == model.unet.config.out_channels
+    return model.beside == "picture"
 
 
 def _hidden(mask: Path, init: Path, picture: "Image", shape: tuple[int, int]) -> "Tensor":

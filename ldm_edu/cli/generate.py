@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ldm_edu.editing import Edit
-    from ldm_edu.latent_diffusion import LatentDiffusion
+    from ldm_edu.model import LatentDiffusion
     from ldm_edu.prompts import Chunks
 
 Sampler = Literal["ddpm", "ddim", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_3m", "plms", "ipndm", "unipc"]
@@ -100,7 +100,7 @@ def generate(
 
     pipeline = load(model, device, dtype, copy)
     if tile is not None:
-        pipeline.check_tile(tile)
+        pipeline.codec.check_tile(tile)
     _warn_of_truncation(pipeline, [*prompts, negative])
     edit = None
     if init is not None:
@@ -140,7 +140,7 @@ def load(
     """
     import torch
 
-    from ldm_edu.latent_diffusion import LatentDiffusion
+    from ldm_edu.model import LatentDiffusion
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -170,7 +170,7 @@ def _memory(pipeline: "LatentDiffusion") -> Iterator[None]:
 
 def _fingerprint(model: str, copy: Literal["ema", "last"] | None) -> str:
     from ldm_edu.checkpoint.find import find_checkpoint
-    from ldm_edu.checkpoint.layouts import loaded_files
+    from ldm_edu.checkpoint.open import loaded_files
     from ldm_edu.checksums import fingerprint
 
     path = find_checkpoint(model)

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from ldm_edu.cli.convert import Weights
-from ldm_edu.config import PRESETS, Preset
+from ldm_edu.config import Preset
+from ldm_edu.families import PRESETS
 from ldm_edu.paths import checkpoints_dir
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from ldm_edu.paths import checkpoints_dir
 
 if TYPE_CHECKING:
+    from ldm_edu.checkpoint.fill import Checkpoint, StoredPart, Weights
     from ldm_edu.weights.mapped import WeightFile
-    from ldm_edu.checkpoint.parts import Checkpoint, Part, Weights
 
-LAYOUTS = {
+FORMATS = {
     "ldm-edu": "a folder of ldm-edu",
     "diffusers": "a diffusers folder",
-    "compvis": "one file, CompVis's layout",
+    "original": "one file, the original layout",
 }
 SHOWN = 8  # names of a kind; the rest is counted
 
@@ -28,11 +28,11 @@ def look(name: str, weights: "Weights | None" = None) -> tuple[list[str], bool]:
     CheckpointError
         if there is none, or it is damaged.
     """
-    from ldm_edu.weights.errors import CheckpointError
     from ldm_edu.checkpoint.find import find_checkpoint
-    from ldm_edu.checkpoint.layouts import open_checkpoint
-    from ldm_edu.weights.mapped import open_weights
+    from ldm_edu.checkpoint.open import open_checkpoint
     from ldm_edu.checkpoint.single_file import copies
+    from ldm_edu.weights.errors import CheckpointError
+    from ldm_edu.weights.mapped import open_weights
 
     path = find_checkpoint(name)
     if path.is_dir():
@@ -81,34 +81,36 @@ def _is_of_classifier(folder: Path) -> bool:
 
 
 def _with_two_copies(path: Path) -> tuple[list[str], bool]:
-    from ldm_edu.checkpoint.layouts import open_checkpoint
+    from ldm_edu.checkpoint.open import open_checkpoint
 
     found = {weights: open_checkpoint(path, weights=weights) for weights in ("last", "ema")}
     parts = {f"unet ({weights})": checkpoint.parts["unet"] for weights, checkpoint in found.items()}
     parts |= {part: entries for part, entries in found["last"].parts.items() if part != "unet"}
-    spare = sorted(set(found["last"].spare) & set(found["ema"].spare))
-    lines, whole = _report(found["ema"], parts, spare)
+    ignored = sorted(set(found["last"].ignored) & set(found["ema"].ignored))
+    lines, whole = _report(found["ema"], parts, ignored)
     return [*lines, "the U-Net is there twice: say --weights ema to draw, --weights last to train on"], whole
 
 
 def _loadable(found: "Checkpoint") -> tuple[list[str], bool]:
-    return _report(found, dict(found.parts), found.spare)
+    return _report(found, dict(found.parts), found.ignored)
 
 
-def _report(found: "Checkpoint", parts: "dict[str, Part]", spare: list[str]) -> tuple[list[str], bool]:
+def _report(found: "Checkpoint", parts: "dict[str, StoredPart]", ignored: list[str]) -> tuple[list[str], bool]:
     problems = list(_problems(found, parts))
-    lines = [f"{found.path}: {found.preset.name}, {LAYOUTS[found.layout]}", "", *_table(parts)]
-    if spare:
-        lines += ["", f"left out, since drawing does not need it: {len(spare)} tensors ({_some(spare)})"]
+    lines = [f"{found.path}: {found.preset.name}, {FORMATS[found.format]}", "", *_table(parts)]
+    if ignored:
+        lines += ["", f"left out, since drawing does not need it: {len(ignored)} tensors ({_some(ignored)})"]
+    if found.unknown:
+        lines += ["", f"left out, outside every network: {len(found.unknown)} tensors ({_some(found.unknown)})"]
     if problems:
         return [*lines, "", *problems, "cannot be loaded as it is"], False
     return [*lines, "", "whole: nothing is missing, nothing unexpected"], True
 
 
-def _problems(found: "Checkpoint", parts: "dict[str, Part]") -> Iterator[str]:
+def _problems(found: "Checkpoint", parts: "dict[str, StoredPart]") -> Iterator[str]:
     from ldm_edu.build import build_on_meta
+    from ldm_edu.checkpoint.fill import check_shapes
     from ldm_edu.weights.errors import CheckpointError
-    from ldm_edu.checkpoint.parts import check_shapes
 
     modules = build_on_meta(found.preset)
     for name, part in parts.items():
@@ -120,11 +122,9 @@ def _problems(found: "Checkpoint", parts: "dict[str, Part]") -> Iterator[str]:
                 check_shapes(modules[name.split()[0]], part)
             except CheckpointError as error:
                 yield str(error)
-    if found.strangers:
-        yield f"unexpected, of no part: {len(found.strangers)} tensors ({_some(found.strangers)})"
 
 
-def _table(parts: "dict[str, Part]") -> Iterator[str]:
+def _table(parts: "dict[str, StoredPart]") -> Iterator[str]:
     yield f"{'':<16}{'tensors':>9}{'parameters':>16}  stored as"
     for name, part in parts.items():
         types = Counter(str(entry.stored.dtype).removeprefix("torch.") for entry in part.entries.values())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ldm_edu.evaluate.record import Section
-    from ldm_edu.latent_diffusion import LatentDiffusion
+    from ldm_edu.model import LatentDiffusion
 
 Part = Literal["all", "step", "picture", "training"]
 

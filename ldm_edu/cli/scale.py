@@ -45,7 +45,7 @@ def train_on_data(
     """Fill the cache, train the U-Net, write the checkpoint; in each process that the launcher has started."""
     import torch
 
-    from ldm_edu.nn.precision import quick_bfloat16
+    from ldm_edu.kernels.precision import quick_bfloat16
     from ldm_edu.training import runs
     from ldm_edu.training.guard import refuse_another_model
     from ldm_edu.training.loop import train as records

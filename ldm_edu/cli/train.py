@@ -130,7 +130,7 @@ def _run(
     start: Path | None,
     **changes: float | None,
 ) -> "Run":
-    from ldm_edu.config import PRESETS
+    from ldm_edu.families import PRESETS
     from ldm_edu.training import recipes, runs
 
     if start is not None and network != "unet":

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ldm_edu.cli.measure import Out, report
-from ldm_edu.config import PRESETS
+from ldm_edu.families import PRESETS
 
 
 def verify(

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import nn
-from torch.nn import functional as F
 
 from ldm_edu.condition import Conditioning
 
@@ -23,7 +23,17 @@ class ClassConditioner(nn.Module):
         self.classes = classes
         self.table = nn.Embedding(classes, width)
 
-    def forward(self, labels: Sequence[int | None]) -> Conditioning:
+    def read(self, prompts: Sequence[int | str | None]) -> list[int | None]:
+        """Classes as numbers; "" and None are the blank class.
+
+        Raises
+        ------
+        ValueError
+            if a prompt is not a class.
+        """
+        return read_classes(prompts, self.classes)
+
+    def forward(self, prompts: Sequence[int | str | None], size: tuple[int, int] | None = None) -> Conditioning:
         """Classes, None for blank, to a vector (B, width).
 
         Raises
@@ -31,7 +41,7 @@ class ClassConditioner(nn.Module):
         ValueError
             if a label is no class.
         """
-        _refuse_others(labels, self.classes)
+        labels = self.read(prompts)
         device = self.table.weight.device
         known = torch.tensor([label is not None for label in labels], device=device)  # (B,)
         index = torch.tensor([label or 0 for label in labels], dtype=torch.long, device=device)  # (B,)
@@ -46,7 +56,8 @@ class OneHotConditioner:
     """A one-hot vector for each class, for a network that owns the table of labels; the blank is one class more.
 
     A one-hot vector times the network's table is a row of that table: the network's own embedding of the class. The
-    extra class is the null class that Ho and Salimans 2022 (section 3.2) train in place of a class now and then.
+    extra class is the null class that training puts in place of a class now and then (Ho and Salimans 2022, section
+    3.2).
 
     Parameters
     ----------
@@ -56,24 +67,26 @@ class OneHotConditioner:
     def __init__(self, classes: int) -> None:
         self.classes = classes
 
-    def __call__(self, labels: Sequence[int | None]) -> Conditioning:
-        """Classes, None for blank, to a vector (B, classes + 1).
+    def read(self, prompts: Sequence[int | str | None]) -> list[int | None]:
+        """Classes as numbers; "" and None are the null class; raises as `read_classes`."""
+        return read_classes(prompts, self.classes)
 
-        Raises
-        ------
-        ValueError
-            if a label is no class.
-        """
-        _refuse_others(labels, self.classes)
-        index = torch.tensor([self.classes if label is None else label for label in labels], dtype=torch.long)  # (B,)
-        return Conditioning(vector=F.one_hot(index, self.classes + 1).float())
-
-    def blank(self, n: int = 1) -> Conditioning:
-        """The condition of ``n`` pictures of any class: the null class."""
-        return self([None] * n)
+    def __call__(self, prompts: Sequence[int | str | None], size: tuple[int, int] | None = None) -> Conditioning:
+        """Classes, None for blank, to a vector (B, classes + 1); raises as `read_classes`."""
+        index = [self.classes if label is None else label for label in self.read(prompts)]
+        return Conditioning(vector=F.one_hot(torch.tensor(index, dtype=torch.long), self.classes + 1).float())
 
 
-def _refuse_others(labels: Sequence[int | None], classes: int) -> None:
+def read_classes(prompts: Sequence[int | str | None], classes: int) -> list[int | None]:
+    """Classes as numbers; "" and None are the blank class.
+
+    Raises
+    ------
+    ValueError
+        if a prompt is not a class.
+    """
+    labels = [None if prompt == "" else prompt for prompt in prompts]
     for label in labels:
         if label is not None and label not in range(classes):
-            raise ValueError(f"{label!r} is no class: give whole numbers from 0 to {classes - 1}, or None")
+            raise ValueError(f"{label!r} is not a class: give whole numbers from 0 to {classes - 1}, or None")
+    return labels  # type: ignore[return-value]

@@ -24,7 +24,10 @@ class TextConditioner:
     def __init__(self, tokenizer: Tokenizer, encoder: TextEncoder) -> None:
         self.tokenizer, self.encoder = tokenizer, encoder
 
-    def __call__(self, prompts: Sequence[str]) -> Conditioning:
+    def read(self, prompts: Sequence[str]) -> list[str]:
+        return list(prompts)
+
+    def __call__(self, prompts: Sequence[str], size: tuple[int, int] | None = None) -> Conditioning:
         """Prompts to a context (B, n * L, D), n windows of L tokens.
 
         Padding is attended to as well: Stable Diffusion was trained so. Where prompts need different numbers of

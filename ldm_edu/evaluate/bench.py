@@ -18,11 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm_edu.checkpoint.keymaps import convert, unet_pairs
-from ldm_edu.config import Preset, UNetConfig
+from ldm_edu.condition import Conditioning
+from ldm_edu.config import UNetConfig, UNetPreset
 from ldm_edu.evaluate.record import Figure, Section
+from ldm_edu.kernels.precision import autocast, quick_bfloat16
+from ldm_edu.layouts.pair import convert
+from ldm_edu.layouts.unet import unet_pairs
 from ldm_edu.models.unet import UNet
-from ldm_edu.nn.precision import autocast, quick_bfloat16
 
 AGREE = 1e-4  # the outputs of both networks may differ by this share of their scale
 OURS, THEIRS, THEIRS_TUNED = "ldm-edu", "diffusers", "diffusers, our settings"
@@ -110,7 +112,7 @@ class StepInput:
     target: Tensor
 
 
-def step_input(preset: Preset, batch: int, seed: int) -> StepInput:
+def step_input(preset: UNetPreset, batch: int, seed: int) -> StepInput:
     """Random numbers of the shapes that training has."""
     config, rng = preset.unet, torch.Generator().manual_seed(seed)
     side = preset.size // (preset.autoencoder.factor if preset.autoencoder else 1)
@@ -150,7 +152,7 @@ def training_step(
     return step
 
 
-def bench_train_step(preset: Preset, *, batch: int, rounds: int, seed: int = 0) -> Section:
+def bench_train_step(preset: UNetPreset, *, batch: int, rounds: int, seed: int = 0) -> Section:
     """Our training step against that of `diffusers`' U-Net with the same weights.
 
     Before anything is timed, both must give the same output in float32.
@@ -173,7 +175,7 @@ def bench_train_step(preset: Preset, *, batch: int, rounds: int, seed: int = 0) 
 
     seconds = time_in_turn(
         {
-            OURS: training_step(ours, ours, data, tuned=True),
+            OURS: training_step(forward_of(ours), ours, data, tuned=True),
             THEIRS: training_step(sample_of(theirs), theirs, data, tuned=False),
             THEIRS_TUNED: training_step(sample_of(tuned), tuned, data, tuned=True),
         },
@@ -201,6 +203,11 @@ def bench_train_step(preset: Preset, *, batch: int, rounds: int, seed: int = 0) 
     )
 
 
+def forward_of(model: nn.Module) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """A network of ours as a function from (x, t, context) to the prediction."""
+    return lambda x, t, context: model(x, t, Conditioning(context=context))
+
+
 def sample_of(model: nn.Module) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """A `diffusers` network as a function from (x, t, context) to the prediction."""
     return lambda x, t, context: model(x, t, encoder_hidden_states=context).sample
@@ -210,7 +217,7 @@ def disagreement(ours: UNet, theirs: nn.Module, data: StepInput) -> float:
     """Largest difference of both outputs in float32, relative to their scale."""
     with torch.no_grad():
         wanted = sample_of(theirs)(data.x[:2], data.t[:2], data.context[:2])
-        got = ours(data.x[:2], data.t[:2], data.context[:2])
+        got = forward_of(ours)(data.x[:2], data.t[:2], data.context[:2])
     return float((got - wanted).abs().max() / wanted.abs().max())
 
 
@@ -222,7 +229,7 @@ def bench_generate(model: str, *, steps: int, rounds: int, prompts: Sequence[str
     ValueError
         if the command fails; with its last line.
     """
-    from ldm_edu.latent_diffusion import LatentDiffusion
+    from ldm_edu.model import LatentDiffusion
 
     started = [_run_command(model, steps, prompts) for _ in range(rounds)]
     began = time.perf_counter()

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ldm_edu.config import Preset
-from ldm_edu.evaluate.bench import AGREE, StepInput, diffusers_unet, time_in_turn, training_step
+from ldm_edu.config import UNetPreset
+from ldm_edu.evaluate.bench import AGREE, StepInput, diffusers_unet, forward_of, time_in_turn, training_step
 from ldm_edu.evaluate.bench_step import (
     check_step,
     difference,
@@ -28,10 +28,10 @@ from ldm_edu.evaluate.bench_step import (
     their_unet,
 )
 from ldm_edu.evaluate.record import Figure, Section
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.kernels.graphs import record_launches
+from ldm_edu.kernels.packed import fuse
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.models.unet import UNet
-from ldm_edu.nn.graphed import record_launches
-from ldm_edu.nn.packed import fuse
 from ldm_edu.samplers import ddim
 
 Part = Literal["all", "step", "picture", "training"]
@@ -51,7 +51,7 @@ KINDS = {  # PyTorch's operators by what `step_flops` calls them
 
 
 def bench_gpu(
-    preset: Preset, part: Part, *, size: int, rounds: int, device: str = "cuda", matrix: int = 8192
+    preset: UNetPreset, part: Part, *, size: int, rounds: int, device: str = "cuda", matrix: int = 8192
 ) -> Iterator[Section]:
     """One part or all, one section after another, so that what is measured can be kept if a later one fails.
 
@@ -83,7 +83,7 @@ def matmul_roof(device: str, side: int, rounds: int) -> float:
     return 10 * 2 * side**3 / min(seconds)
 
 
-def bench_step(preset: Preset, roof: float, *, size: int, rounds: int, device: str, seed: int = 0) -> Section:
+def bench_step(preset: UNetPreset, roof: float, *, size: int, rounds: int, device: str, seed: int = 0) -> Section:
     """Our guided step in three forms against that of `diffusers`, as it is and compiled; in bfloat16, channels last.
 
     Raises
@@ -134,7 +134,7 @@ def bench_step(preset: Preset, roof: float, *, size: int, rounds: int, device: s
     )
 
 
-def where_it_goes(preset: Preset, roof: float, *, size: int, device: str) -> Section:
+def where_it_goes(preset: UNetPreset, roof: float, *, size: int, device: str) -> Section:
     """The time of one step by kind of operator, and how near each kind comes to the roof."""
     torch.manual_seed(0)
     x, contexts = (tensor.to(device) for tensor in step_inputs(preset, size, 0))
@@ -158,7 +158,7 @@ def where_it_goes(preset: Preset, roof: float, *, size: int, device: str) -> Sec
     return Section(f"Where a guided step of {preset.name} at {size} px spends its time", "of one step", figures)
 
 
-def bench_growth(preset: Preset, *, sizes: tuple[int, int], rounds: int, device: str) -> Section:
+def bench_growth(preset: UNetPreset, *, sizes: tuple[int, int], rounds: int, device: str) -> Section:
     """A guided step at two sizes, replayed but not compiled."""
     torch.manual_seed(0)
     unet = UNet(preset.unet).to(device, torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -168,7 +168,7 @@ def bench_growth(preset: Preset, *, sizes: tuple[int, int], rounds: int, device:
     return growth(preset, steps, rounds, BURST)
 
 
-def bench_picture(preset: Preset, *, size: int, rounds: int, device: str, steps: int = 20) -> Section:
+def bench_picture(preset: UNetPreset, *, size: int, rounds: int, device: str, steps: int = 20) -> Section:
     """A picture from its prompt: text, 20 guided steps, decoder; all in bfloat16, compiled and replayed."""
     model = LatentDiffusion.from_preset(preset).to(device, torch.bfloat16)
     if model.autoencoder is None:
@@ -199,7 +199,7 @@ def bench_picture(preset: Preset, *, size: int, rounds: int, device: str, steps:
     )
 
 
-def bench_training(preset: Preset, roof: float, *, size: int, batch: int, rounds: int, device: str) -> Section:
+def bench_training(preset: UNetPreset, roof: float, *, size: int, batch: int, rounds: int, device: str) -> Section:
     """A training step of the U-Net on latents and contexts that are at hand: bfloat16 autocast, fused AdamW."""
     torch.manual_seed(0)
     (x, contexts), rng = step_inputs(preset, size, 0), torch.Generator().manual_seed(0)
@@ -209,8 +209,8 @@ def bench_training(preset: Preset, roof: float, *, size: int, batch: int, rounds
     unet = UNet(preset.unet).to(device)
     compiled = torch.compile(copy.deepcopy(unet), **OUR_COMPILER)
     actions = {
-        COMPILED: finished(training_step(compiled, compiled, data, tuned=True), device),  # type: ignore[arg-type]
-        EAGER: finished(training_step(unet, unet, data, tuned=True), device),
+        COMPILED: finished(training_step(forward_of(compiled), compiled, data, tuned=True), device),  # type: ignore[arg-type]
+        EAGER: finished(training_step(forward_of(unet), unet, data, tuned=True), device),
     }
     medians = {form: statistics.median(each) for form, each in time_in_turn(actions, rounds).items()}
     work = 3 * batch * sum(step_flops(preset, size).values()) / 2  # a backward pass costs two forward passes
@@ -237,7 +237,7 @@ def ready(network: torch.nn.Module, *, compiled: bool) -> None:
     """Make a network on a GPU ready to draw: self-attention fused, compiled if asked for, launches replayed."""
     fuse(network)
     if compiled:
-        network.forward = torch.compile(network.forward, **OUR_COMPILER)
+        network.step = torch.compile(network.step, **OUR_COMPILER)
     record_launches(network)
 
 

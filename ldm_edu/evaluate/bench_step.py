@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ldm_edu.checkpoint.keymaps import convert, unet_pairs
-from ldm_edu.conditioning import Conditioning
-from ldm_edu.config import Preset, UNetConfig
+from ldm_edu.condition import Conditioning
+from ldm_edu.config import UNetConfig, UNetPreset
 from ldm_edu.denoise import NetworkDenoiser
 from ldm_edu.evaluate.bench import AGREE, OURS, best_clock, diffusers_unet, time_in_turn
 from ldm_edu.evaluate.bench_samplers import their_scheduler
 from ldm_edu.evaluate.record import Figure, Section
 from ldm_edu.guidance import cfg
+from ldm_edu.kernels.packed import pack
+from ldm_edu.kernels.precision import quick_bfloat16
+from ldm_edu.layouts.pair import convert
+from ldm_edu.layouts.unet import unet_pairs
 from ldm_edu.models.unet import UNet
-from ldm_edu.nn.packed import pack
-from ldm_edu.nn.precision import quick_bfloat16
 from ldm_edu.samplers import ddim, initial_noise
 from ldm_edu.schedule import levels, make_schedule
 
@@ -30,7 +31,7 @@ STEPS, GUIDANCE = 20, 7.5
 SAME, DEFAULT = "diffusers, bfloat16 channels last", "diffusers, default float32"
 
 
-def bench_step(preset: Preset, *, size: int, rounds: int, seed: int = 0) -> Section:
+def bench_step(preset: UNetPreset, *, size: int, rounds: int, seed: int = 0) -> Section:
     """Our guided step in bfloat16 against that of `diffusers`, in the same type and layout and as it comes.
 
     Before anything is timed, both must give the same latents in float32, and ours in bfloat16 must be as near to those
@@ -85,7 +86,7 @@ def bench_step(preset: Preset, *, size: int, rounds: int, seed: int = 0) -> Sect
     )
 
 
-def bench_sizes(preset: Preset, *, sizes: tuple[int, int], rounds: int, seed: int = 0) -> Section:
+def bench_sizes(preset: UNetPreset, *, sizes: tuple[int, int], rounds: int, seed: int = 0) -> Section:
     """Our guided step at two sizes, and what the growth of its arithmetic alone would cost.
 
     In bfloat16, or in float32 on a processor that only imitates bfloat16.
@@ -106,7 +107,7 @@ def bench_sizes(preset: Preset, *, sizes: tuple[int, int], rounds: int, seed: in
 
 
 def growth(
-    preset: Preset, steps: Mapping[int, Callable[[], object]], rounds: int, burst: int = 1, kind: str = "bfloat16"
+    preset: UNetPreset, steps: Mapping[int, Callable[[], object]], rounds: int, burst: int = 1, kind: str = "bfloat16"
 ) -> Section:
     """Guided steps at two sizes, the smaller first, timed in turn; each function takes ``burst`` steps.
 
@@ -131,7 +132,7 @@ def growth(
     )
 
 
-def check_step(preset: Preset, size: int) -> None:
+def check_step(preset: UNetPreset, size: int) -> None:
     """Whether a step from noise and a context alone is one of this preset, at ``size`` pixels.
 
     Raises
@@ -148,7 +149,7 @@ def check_step(preset: Preset, size: int) -> None:
     _check_size(preset, size)
 
 
-def _check_size(preset: Preset, size: int) -> None:
+def _check_size(preset: UNetPreset, size: int) -> None:
     multiple = preset.unet.factor * (preset.autoencoder.factor if preset.autoencoder else 1)
     if size < 1 or size % multiple:
         below = max(multiple, size // multiple * multiple)
@@ -157,7 +158,7 @@ def _check_size(preset: Preset, size: int) -> None:
         )
 
 
-def step_inputs(preset: Preset, size: int, seed: int) -> tuple[Tensor, Tensor]:
+def step_inputs(preset: UNetPreset, size: int, seed: int) -> tuple[Tensor, Tensor]:
     """Noise (1, C, h, w) for a picture of ``size`` pixels, and two contexts (2, L, D), the blank one first.
 
     Raises
@@ -188,7 +189,7 @@ def their_unet(config: UNetConfig, weights: dict[str, Tensor]) -> Any:
     return unet.to(memory_format=torch.channels_last)
 
 
-def guided_step(unet: UNet, preset: Preset, x: Tensor, contexts: Tensor) -> Callable[[], Tensor]:
+def guided_step(unet: UNet, preset: UNetPreset, x: Tensor, contexts: Tensor) -> Callable[[], Tensor]:
     """The first step of a run as a function that returns the latents after it; the first call prepares the run."""
     run = levels(make_schedule(preset.schedule), STEPS, "leading", "first")
     blank, cond = (
@@ -198,15 +199,15 @@ def guided_step(unet: UNet, preset: Preset, x: Tensor, contexts: Tensor) -> Call
     return lambda: next(ddim(guided, x, run[:2])).x
 
 
-def prepare(unet: UNet, preset: Preset, contexts: Tensor) -> None:
+def prepare(unet: UNet, preset: UNetPreset, contexts: Tensor) -> None:
     """What is computed once a run: keys and values of both contexts, and the time embeddings of all steps."""
     run = levels(make_schedule(preset.schedule), STEPS, "leading", "first")
     with torch.no_grad():
-        unet.context_states(contexts.to(unet.conv_in.weight.dtype))
-        unet.time_states(torch.stack([level.t for level in run[:-1]]).float())
+        times = torch.stack([level.t for level in run[:-1]]).float()
+        unet.prepare(Conditioning(context=contexts.to(unet.conv_in.weight.dtype)), times)
 
 
-def their_guided_step(unet: Any, preset: Preset, x: Tensor, contexts: Tensor) -> Callable[[], Tensor]:
+def their_guided_step(unet: Any, preset: UNetPreset, x: Tensor, contexts: Tensor) -> Callable[[], Tensor]:
     """The same step with `diffusers`' U-Net and scheduler."""
     scheduler = their_scheduler("ddim", preset.prediction, steps_offset=1, set_alpha_to_one=False)
     scheduler.set_timesteps(STEPS, device=x.device)
@@ -221,7 +222,7 @@ def their_guided_step(unet: Any, preset: Preset, x: Tensor, contexts: Tensor) ->
     return step
 
 
-def step_flops(preset: Preset, size: int) -> dict[str, float]:
+def step_flops(preset: UNetPreset, size: int) -> dict[str, float]:
     """Floating-point operations of the U-Net's run in a guided step, by kind; a multiply-add is two.
 
     They are counted on PyTorch's ``meta`` device, where nothing is computed. What is done once a run is left out.
@@ -229,9 +230,9 @@ def step_flops(preset: Preset, size: int) -> dict[str, float]:
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         x, contexts = (tensor.to("meta") for tensor in step_inputs(preset, size, 0))
         unet = UNet(preset.unet)
-        states, times = unet.context_states(contexts), unet.time_states(torch.zeros(1))
+        (prepared,) = unet.prepare(Conditioning(context=contexts), torch.zeros(1))
         before = dict(counter.get_flop_counts()["Global"])
-        unet(torch.cat([x, x]), times=times, contexts=states)
+        unet.step(torch.cat([x, x]), prepared)
         counts = counter.get_flop_counts()["Global"]
     kinds = {"convolution": "convolutions", "mm": "linear maps", "addmm": "linear maps", "bmm": "attention"}
     flops = dict.fromkeys(kinds.values(), 0.0)

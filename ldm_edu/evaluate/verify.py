@@ -15,17 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from ldm_edu.checkpoint.diffusers_config import write_configs
-from ldm_edu.checkpoint.layouts import open_checkpoint
-from ldm_edu.weights.mapped import open_weights
-from ldm_edu.config import Preset
+from ldm_edu.checkpoint.open import open_checkpoint
+from ldm_edu.config import UNetPreset
 from ldm_edu.convert import convert_checkpoint
 from ldm_edu.evaluate.bench_step import check_step
 from ldm_edu.evaluate.record import Figure, Section
 from ldm_edu.guidance import cfg
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.samplers import ddim, initial_noise
 from ldm_edu.schedule import levels
 from ldm_edu.tokenizer import Tokenizer
+from ldm_edu.weights.mapped import open_weights
 
 PROMPT = "a horse in the snow"  # short enough for a small vocabulary: longer ones are read in pieces here
 STEPS, GUIDANCE, SEED = 3, 7.5, 7
@@ -42,7 +42,7 @@ class Drawn:
 
 
 def verify(
-    preset: Preset, folder: Path, *, size: int, say: Callable[[str], object] = lambda what: None
+    preset: UNetPreset, folder: Path, *, size: int, say: Callable[[str], object] = lambda what: None
 ) -> list[Section]:
     """Compare both layouts' pictures with the reference pipeline's, and both conversions with the first files.
 
@@ -127,7 +127,7 @@ def _files(folder: Path) -> Iterable[Any]:
     return [open_weights(path) for path in sorted(folder.glob("*.safetensors"))]
 
 
-def write_reference(preset: Preset, folder: Path) -> None:
+def write_reference(preset: UNetPreset, folder: Path) -> None:
     """A folder of random weights, written by diffusers and transformers themselves.
 
     Raises

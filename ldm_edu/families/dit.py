@@ -88,8 +88,8 @@ def recognise(file: WeightFile) -> DiTPreset | None:
         if (preset.dit.width, preset.dit.patch, preset.dit.depth, preset.dit.size) == (width, patch, depth, size):
             if not any(name.startswith(AUTOENCODER_PREFIX) for name in shapes):
                 raise CheckpointError(
-                    f"{file.path} holds the network of {preset.name} and no autoencoder, as its authors publish it; take "
-                    "the diffusers folder of this model, which has both."
+                    f"{file.path} holds the network of {preset.name} and no autoencoder, as its authors publish it; "
+                    "take the diffusers folder of this model, which has both."
                 )
             return preset
     return None

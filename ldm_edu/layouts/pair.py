@@ -7,7 +7,7 @@ bijection: a tensor without a partner, on either side, is an error.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby, islice
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from einops import rearrange
@@ -37,19 +37,23 @@ class Pair:
     swapped: bool = False
 
 
+def _no_config(*_: Any) -> NoReturn:
+    raise CheckpointError("diffusers has no config for this network; keep this model in ldm-edu's own layout.")
+
+
 @dataclass(frozen=True)
 class Layout:
     """How one sort of network is published.
 
     ``pairs(config, format, names)`` gives the pairs of a network's tensors; ``names`` are those that a file holds, by
     which a layout tells spellings of one format apart (empty: the spelling that is written today). ``read`` makes a
-    config of a ``config.json`` in diffusers' format and ``write`` the opposite; None: the network has none.
+    config of a ``config.json`` in diffusers' format and ``write`` the opposite.
     """
 
     network: Callable[[Any], nn.Module]
     pairs: Callable[[Any, Format, Iterable[str]], list[Pair]]
-    read: Callable[[Json, str], Any] | None = None
-    write: Callable[[Any], Json] | None = None
+    read: Callable[[Json, str], Any] = _no_config
+    write: Callable[[Any], Json] = _no_config
 
 
 def to_ours(theirs: Tensor, pair: Pair) -> Tensor:
@@ -66,13 +70,19 @@ def to_ours(theirs: Tensor, pair: Pair) -> Tensor:
 
 
 def to_theirs(ours: Mapping[str, Tensor], pairs: Iterable[Pair]) -> Iterator[tuple[str, Tensor]]:
-    """Our tensors under their names, those that share one of theirs joined: name and tensor, one after another."""
+    """Our tensors under their names, those that share one of theirs joined: name and tensor, one after another.
+
+    Copies of one of ours have memory of their own: safetensors writes no memory twice.
+    """
     sharing: dict[str, list[Pair]] = {}
     for pair in pairs:
         sharing.setdefault(pair.theirs, []).append(pair)
+    written = set[str]()
     for theirs, group in sharing.items():
         pieces = [_turned(ours[pair.ours], pair) for pair in sorted(group, key=lambda p: p.rows.start if p.rows else 0)]
-        yield theirs, pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        tensor = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        yield theirs, tensor.clone() if group[0].ours in written else tensor
+        written |= {pair.ours for pair in group}
 
 
 def _turned(ours: Tensor, pair: Pair) -> Tensor:

@@ -5,7 +5,7 @@ the context that the U-Net attends to. The picture tower and the two projections
 how well a picture fits a text.
 
 >>> import torch
->>> from ldm_edu.config import TOY
+>>> from ldm_edu.families import TOY
 >>> encoder = TextEncoder(TOY.text)
 >>> states = encoder(torch.tensor([[1022, 5, 1023, 1023]]))     # start, one token, end, padding
 >>> tuple(states.last.shape), tuple(states.pooled.shape)

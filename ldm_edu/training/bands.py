@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm_edu.conditioning import ClassConditioner
-from ldm_edu.config import FASHION, Prediction
+from ldm_edu.conditioners.classes import ClassConditioner
+from ldm_edu.config import Prediction
 from ldm_edu.datasets.fashion import FashionTensors, fashion_tensors
 from ldm_edu.denoise import NetworkDenoiser
+from ldm_edu.families import FASHION
 from ldm_edu.files import atomic_write_text
 from ldm_edu.models.unet import UNet
 from ldm_edu.prediction import to_eps

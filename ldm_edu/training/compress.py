@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
-from ldm_edu.checkpoint.io import load_into, load_tensors, save_tensors
-from ldm_edu.config import EMOJI, AutoencoderConfig
+from ldm_edu.checkpoint.io import load_tensors, save_tensors
+from ldm_edu.config import AutoencoderConfig
+from ldm_edu.families import EMOJI
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.paths import checkpoints_dir
 from ldm_edu.training.guard import writing
@@ -23,6 +24,7 @@ from ldm_edu.training.loop import Record, train
 from ldm_edu.training.recipes import AutoencoderRecipe
 from ldm_edu.training.sources import pictures
 from ldm_edu.training.tasks import AutoencoderTask, Pictures
+from ldm_edu.weights.fit import load_into
 
 FOLDER = "compress"  # below runs/, and below data/checkpoints/
 CONFIGS = {  # one group a norm: with two channels a group, a flat picture would keep the sign of its colour only

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.checkpoint.io import has_part, load_preset
 from ldm_edu.classifiers import CONFIG_FILE, KIND
 from ldm_edu.config import ClassifierConfig, Preset, to_dict
@@ -19,6 +18,7 @@ from ldm_edu.training.cache import fingerprint
 from ldm_edu.training.loop import STATE
 from ldm_edu.training.parts import same_model
 from ldm_edu.training.sharded import whole_states
+from ldm_edu.weights.errors import CheckpointError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

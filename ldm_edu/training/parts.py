@@ -7,15 +7,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ldm_edu.weights.errors import CheckpointError
+from ldm_edu.checkpoint.fill import fill
 from ldm_edu.checkpoint.find import find_checkpoint
-from ldm_edu.checkpoint.io import load_into, load_preset, load_tensors
-from ldm_edu.checkpoint.layouts import open_checkpoint, with_scale_of
-from ldm_edu.checkpoint.parts import fill
-from ldm_edu.config import Preset
+from ldm_edu.checkpoint.io import load_preset, load_tensors
+from ldm_edu.checkpoint.open import open_checkpoint, with_scale_of
+from ldm_edu.config import UNetPreset
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.clip import TextEncoder
 from ldm_edu.models.unet import UNet
+from ldm_edu.weights.errors import CheckpointError
+from ldm_edu.weights.fit import load_into
 
 BEFORE = ("autoencoder", "text")  # trained before the U-Net, and kept
 UNET = ("unet", "prediction", "schedule")  # what makes U-Nets the same
@@ -25,12 +26,12 @@ UNET = ("unet", "prediction", "schedule")  # what makes U-Nets the same
 class Parts:
     """A preset with its latent scale as measured, and the networks that are kept."""
 
-    preset: Preset
+    preset: UNetPreset
     autoencoder: AutoencoderKL
     text: TextEncoder
 
 
-def load_parts(name: str | Path, preset: Preset, device: torch.device) -> Parts:
+def load_parts(name: str | Path, preset: UNetPreset, device: torch.device) -> Parts:
     """The autoencoder and the text encoder of a checkpoint: one of ours, or Stable Diffusion 1.x as published.
 
     Raises
@@ -59,7 +60,7 @@ def load_parts(name: str | Path, preset: Preset, device: torch.device) -> Parts:
     return Parts(preset, autoencoder, text)
 
 
-def same_model(found: Preset, wanted: Preset, where: Path, *, parts: tuple[str, ...] = ()) -> Preset:
+def same_model(found: UNetPreset, wanted: UNetPreset, where: Path, *, parts: tuple[str, ...] = ()) -> UNetPreset:
     """``wanted`` with the latent scale that was measured for the autoencoder of the checkpoint ``where``.
 
     Parameters
@@ -75,7 +76,7 @@ def same_model(found: Preset, wanted: Preset, where: Path, *, parts: tuple[str, 
         if another field differs, naming it.
     """
     wanted = with_scale_of(found, wanted)
-    names = parts or tuple(field.name for field in dataclasses.fields(Preset))
+    names = parts or tuple(field.name for field in dataclasses.fields(UNetPreset))
     if other := [name for name in names if getattr(found, name) != getattr(wanted, name)]:
         raise CheckpointError(
             f"{where} was made for the preset {found.name}, not {wanted.name}: {', '.join(other)} "
@@ -84,7 +85,7 @@ def same_model(found: Preset, wanted: Preset, where: Path, *, parts: tuple[str, 
     return wanted
 
 
-def load_unet(model: UNet, name: str | Path, preset: Preset) -> None:
+def load_unet(model: UNet, name: str | Path, preset: UNetPreset) -> None:
     """Make the U-Net of a checkpoint, ours or a published one, the weights of ``model``, in float32.
 
     Raises
@@ -110,7 +111,7 @@ def _is_published(path: Path) -> bool:
     return path.is_file() or (path / "model_index.json").is_file() or (path / "unet").is_dir()
 
 
-def new_unet(preset: Preset, device: torch.device, *, channels_last: bool = True) -> UNet:
+def new_unet(preset: UNetPreset, device: torch.device, *, channels_last: bool = True) -> UNet:
     """A U-Net with random weights, ready to be trained; torch's random state decides them.
 
     ``channels_last``: its convolutions are quicker so; weights that will be sharded must stay as they are.

@@ -12,7 +12,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ldm_edu.config import Preset
+from ldm_edu.condition import Conditioning
+from ldm_edu.config import UNetPreset
 from ldm_edu.models.clip import TextEncoder
 from ldm_edu.models.unet import UNet
 from ldm_edu.training.parallel import Way, checkpoint_blocks
@@ -79,14 +80,14 @@ class Failures:
 
 
 @lru_cache
-def parameters(preset: Preset) -> int:
+def parameters(preset: UNetPreset) -> int:
     """Of the U-Net."""
     with torch.device("meta"):
         return sum(p.numel() for p in UNet(preset.unet).parameters())
 
 
 @lru_cache
-def counts(preset: Preset, size: int) -> Counts:
+def counts(preset: UNetPreset, size: int) -> Counts:
     """Counted by running the networks on tensors without numbers.
 
     Activations are those of PyTorch's CPU kernels under bfloat16 autocast; a GPU's keep norms in float32 and so more.
@@ -116,13 +117,14 @@ def counts(preset: Preset, size: int) -> Counts:
     )
 
 
-def _inputs(preset: Preset, n: int, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _inputs(preset: UNetPreset, n: int, side: int) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
     assert preset.text is not None
     channels = preset.unet.in_channels
-    return torch.empty(n, channels, side, side), torch.empty(n), torch.empty(n, preset.text.length, preset.text.width)
+    context = torch.empty(n, preset.text.length, preset.text.width)
+    return torch.empty(n, channels, side, side), torch.empty(n), Conditioning(context=context)
 
 
-def _saved_bytes(preset: Preset, n: int, side: int, recompute: bool) -> int:
+def _saved_bytes(preset: UNetPreset, n: int, side: int, recompute: bool) -> int:
     """What a forward pass keeps for the backward pass, the parameters themselves not counted."""
     found: dict[int, int] = {}
     alive = []  # a freed block's number could be given to another
@@ -146,13 +148,13 @@ def _saved_bytes(preset: Preset, n: int, side: int, recompute: bool) -> int:
     return sum(size for block, size in found.items() if block not in own)
 
 
-def resident(preset: Preset, way: Way, machine: Machine) -> float:
+def resident(preset: UNetPreset, way: Way, machine: Machine) -> float:
     """Bytes in each GPU before any activation: weights, gradients, moments, average, and bfloat16 copies of weights."""
     shares = machine.per_node if way == "fsdp" else 1
     return parameters(preset) * ((sum(STATE.values()) + GRADIENT) / shares + 2)
 
 
-def exchange(preset: Preset, gpus: int, way: Way, machine: Machine) -> float:
+def exchange(preset: UNetPreset, gpus: int, way: Way, machine: Machine) -> float:
     """Seconds in which all GPUs have one another's gradients, and with FSDP the weights twice; as rings need them.
 
     Raises
@@ -170,7 +172,9 @@ def exchange(preset: Preset, gpus: int, way: Way, machine: Machine) -> float:
     return across + moved * (inside - 1) / inside * count / machine.link
 
 
-def step(preset: Preset, size: int, batch: int, gpus: int, way: Way, machine: Machine, *, utilisation: float) -> Step:
+def step(
+    preset: UNetPreset, size: int, batch: int, gpus: int, way: Way, machine: Machine, *, utilisation: float
+) -> Step:
     """One step of ``batch`` pictures; ``utilisation`` is the share of the GPU's peak that the U-Net reaches.
 
     Raises
@@ -189,7 +193,7 @@ def step(preset: Preset, size: int, batch: int, gpus: int, way: Way, machine: Ma
     return Step(own, micro, seconds, exchange(preset, gpus, way, machine))
 
 
-def failures(preset: Preset, gpus: int, machine: Machine) -> Failures:
+def failures(preset: UNetPreset, gpus: int, machine: Machine) -> Failures:
     """Saving as often as costs least: every sqrt(2 saving between) seconds (Young 1974).
 
     Raises

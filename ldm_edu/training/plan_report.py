@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from ldm_edu.config import Preset
+from ldm_edu.config import UNetPreset
 from ldm_edu.training.plan import PUBLISHED, STATE, Machine, counts, failures, parameters, resident, step
 
 GB, TB = 1e9, 1e12
 
 
 def report(
-    preset: Preset,
+    preset: UNetPreset,
     *,
     gpus: Sequence[int] = (1, 8, 64, 256),
     batch: int = 2048,
@@ -27,7 +27,7 @@ def report(
     yield from _failures(preset, gpus, machine)
 
 
-def _pictures(preset: Preset, stages: dict[int, int], machine: Machine) -> Iterator[str]:
+def _pictures(preset: UNetPreset, stages: dict[int, int], machine: Machine) -> Iterator[str]:
     yield f"**A picture.** The U-Net of {preset.name} has {parameters(preset):,} parameters; in each GPU they take"
     yield f"{resident(preset, 'ddp', machine) / GB:.1f} GB with gradients, moments, average and bfloat16 copies (DDP),"
     yield f"{resident(preset, 'fsdp', machine) / GB:.1f} GB shared by {machine.per_node} (FSDP)."
@@ -45,7 +45,7 @@ def _pictures(preset: Preset, stages: dict[int, int], machine: Machine) -> Itera
 
 
 def _steps(
-    preset: Preset, stages: dict[int, int], gpus: Sequence[int], batch: int, utilisation: float, machine: Machine
+    preset: UNetPreset, stages: dict[int, int], gpus: Sequence[int], batch: int, utilisation: float, machine: Machine
 ) -> Iterator[str]:
     speed = f"{utilisation:.0%} of {machine.flops / 1e12:.0f} TFLOP/s"
     yield f"**A step** of {batch:,} pictures, DDP, {machine.gpu} at {speed}."
@@ -59,7 +59,7 @@ def _steps(
 
 
 def _run(
-    preset: Preset, stages: dict[int, int], gpus: Sequence[int], batch: int, utilisation: float, machine: Machine
+    preset: UNetPreset, stages: dict[int, int], gpus: Sequence[int], batch: int, utilisation: float, machine: Machine
 ) -> Iterator[str]:
     told = ", then ".join(f"{steps:,} steps at {size} px" for size, steps in stages.items())
     yield f"**The run:** {told}; {machine.price:.2f} dollars a GPU hour; time lost to failures included."
@@ -82,7 +82,7 @@ def _run(
 
 
 def _data(
-    preset: Preset,
+    preset: UNetPreset,
     stages: dict[int, int],
     gpus: int,
     batch: int,
@@ -107,7 +107,7 @@ def _data(
     yield ""
 
 
-def _failures(preset: Preset, gpus: Sequence[int], machine: Machine) -> Iterator[str]:
+def _failures(preset: UNetPreset, gpus: Sequence[int], machine: Machine) -> Iterator[str]:
     size = parameters(preset) * sum(STATE.values()) / GB
     yield f"**Failures:** a state has {size:.1f} GB and is written at {machine.disk / GB:.0f} GB/s; a GPU fails once in"
     yield f"{machine.hours_between_failures:,.0f} hours; a restart takes {machine.restart / 60:.0f} minutes."

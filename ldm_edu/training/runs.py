@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ldm_edu.checkpoint.io import load_into, load_preset, load_tensors, save_checkpoint, save_tensors
+from ldm_edu.checkpoint.io import load_preset, load_tensors, save_checkpoint, save_tensors
 from ldm_edu.classifiers import load_classifier, save_classifier
-from ldm_edu.conditioning import ClassConditioner
-from ldm_edu.config import PRESETS, Preset
+from ldm_edu.conditioners.classes import ClassConditioner
+from ldm_edu.config import UNetPreset
 from ldm_edu.datasets.emoji import STYLES, emoji_labels
 from ldm_edu.datasets.fashion import FashionTensors, fashion_tensors
+from ldm_edu.families import PRESETS
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.classifier import Classifier
 from ldm_edu.models.clip import CLIP, TextEncoder
@@ -42,6 +43,7 @@ from ldm_edu.training.recipes import (
     UNetRecipe,
 )
 from ldm_edu.training.tasks import AutoencoderTask, ClassifierTask, ClipTask, DecoderTask, DiffusionTask
+from ldm_edu.weights.fit import load_into
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Run:
 
 
 def autoencoder_run(
-    preset: Preset, recipe: AutoencoderRecipe, folder: Path, device: torch.device, *, perceptual: str | Path
+    preset: UNetPreset, recipe: AutoencoderRecipe, folder: Path, device: torch.device, *, perceptual: str | Path
 ) -> Run:
     """Train the autoencoder of a preset; its export starts the checkpoint ``folder`` and measures the latent scale.
 
@@ -86,7 +88,7 @@ def autoencoder_run(
 
 
 def decoder_run(
-    preset: Preset, recipe: DecoderRecipe, folder: Path, device: torch.device, *, perceptual: str | Path
+    preset: UNetPreset, recipe: DecoderRecipe, folder: Path, device: torch.device, *, perceptual: str | Path
 ) -> Run:
     """Train the decoder of the checkpoint ``folder``'s autoencoder on; its encoder and its latents stay.
 
@@ -128,7 +130,7 @@ def classifier_run(recipe: ClassifierRecipe, folder: Path, device: torch.device)
     return Run(task, recipe.steps, recipe.seed, export, settings(recipe))
 
 
-def clip_run(preset: Preset, recipe: ClipRecipe, folder: Path, device: torch.device) -> Run:
+def clip_run(preset: UNetPreset, recipe: ClipRecipe, folder: Path, device: torch.device) -> Run:
     """Train CLIP; its export adds both towers to the checkpoint ``folder``.
 
     Raises
@@ -153,7 +155,7 @@ def clip_run(preset: Preset, recipe: ClipRecipe, folder: Path, device: torch.dev
 
 
 def unet_run(
-    preset: Preset, recipe: UNetRecipe, folder: Path, device: torch.device, *, start: Path | None = None
+    preset: UNetPreset, recipe: UNetRecipe, folder: Path, device: torch.device, *, start: Path | None = None
 ) -> Run:
     """Train the U-Net on the latents of the checkpoint ``folder``'s autoencoder, with its text encoder or a new one.
 
@@ -208,7 +210,7 @@ def unet_run(
     return Run(task, recipe.steps, recipe.seed, export, told)
 
 
-def pixels_run(preset: Preset, recipe: UNetRecipe, folder: Path, device: torch.device) -> Run:
+def pixels_run(preset: UNetPreset, recipe: UNetRecipe, folder: Path, device: torch.device) -> Run:
     """Train a class-conditional U-Net on pixels; its export writes the whole checkpoint ``folder``.
 
     Raises
@@ -226,7 +228,7 @@ def pixels_run(preset: Preset, recipe: UNetRecipe, folder: Path, device: torch.d
     return Run(task, recipe.steps, recipe.seed, export, settings(recipe, preset=preset.name))
 
 
-def pixels_task(preset: Preset, recipe: UNetRecipe, data: FashionTensors, device: torch.device) -> DiffusionTask:
+def pixels_task(preset: UNetPreset, recipe: UNetRecipe, data: FashionTensors, device: torch.device) -> DiffusionTask:
     """A new U-Net and a new table of classes, learning from pictures and their labels; the recipe's seed decides them.
 
     Raises
@@ -255,7 +257,7 @@ def pixels_parts(task: DiffusionTask) -> dict[str, nn.Module]:
     return {"unet": averaged["unet"], "classes": averaged["text"]}  # type: ignore[index]
 
 
-def preset_named(name: str) -> Preset:
+def preset_named(name: str) -> UNetPreset:
     """A preset by its name.
 
     Raises

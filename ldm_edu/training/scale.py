@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldm_edu.config import Preset
+from ldm_edu.condition import Conditioning
+from ldm_edu.config import UNetPreset
 from ldm_edu.models.unet import UNet
 from ldm_edu.prediction import target
 from ldm_edu.schedule import add_noise, make_schedule
@@ -69,7 +70,7 @@ class Placed:
     """One micro-batch: what the network is to be told, and what it is to undo."""
 
     x0: Tensor  # (b, C, h, w)
-    context: Tensor  # (b, L, D)
+    cond: Conditioning
     t: Tensor  # (b,) the schedule's times; the network is told those of their levels
     eps: Tensor  # (b, C, h, w)
 
@@ -91,7 +92,7 @@ class ScaledTask(BaseTask):
     def __init__(
         self,
         model: UNet,
-        preset: Preset,
+        preset: UNetPreset,
         cache: Cache,
         order: Order,
         recipe: UNetRecipe,
@@ -134,7 +135,7 @@ class ScaledTask(BaseTask):
             wanted = target(kind, placed.x0, placed.eps, level)
             with gathering_gradients(self.called, last=turn == len(parts) - 1):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                    out = self.called(x, level.t.to(self.device, torch.float32), placed.context)
+                    out = self.called(x, level.t.to(self.device, torch.float32), placed.cond)
                 each = diffusion_loss(kind, out, wanted, level, self.recipe.gamma, self.recipe.floor)  # (b,)
                 (each.sum() / self.share.own).backward()  # processes average: together the mean over the batch
             third = torch.tensor([3 * place // batch for place in places], device=self.device)
@@ -160,5 +161,8 @@ class ScaledTask(BaseTask):
             noise.append(torch.randn(x0.shape[1:], generator=rng))
         context = self.cache.states(texts)
         return Placed(
-            x0.to(self.device), context.to(self.device), torch.tensor(times), torch.stack(noise).to(self.device)
+            x0.to(self.device),
+            Conditioning(context=context.to(self.device)),
+            torch.tensor(times),
+            torch.stack(noise).to(self.device),
         )

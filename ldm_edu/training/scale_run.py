@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldm_edu.checkpoint.io import save_checkpoint
 from ldm_edu.datasets.folder import CaptionedPictures, read_pictures
-from ldm_edu.nn.precision import autocast
+from ldm_edu.kernels.precision import autocast
 from ldm_edu.tokenizer import Tokenizer
 from ldm_edu.training.buckets import Order, bucket_sizes
 from ldm_edu.training.cache import SHARD, Cache, fill_cache, fingerprint, read_index, stale, start_cache

@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm_edu.checkpoint.io import load_into, load_preset, load_tensors
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.checkpoint.io import load_preset, load_tensors
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.pictures import save_png, sheet, to_pil
 from ldm_edu.prompts import escape
 from ldm_edu.training.sources import captioned_pictures
+from ldm_edu.weights.fit import load_into
 
 COUNT = 16
 

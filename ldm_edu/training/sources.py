@@ -11,16 +11,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ldm_edu.conditioning import ClassConditioner
-from ldm_edu.config import Preset
+from ldm_edu.condition import Conditioning
+from ldm_edu.conditioners.classes import ClassConditioner
+from ldm_edu.config import UNetPreset
 from ldm_edu.datasets.backgrounds import PALETTE, background, composite, random_backgrounds
 from ldm_edu.datasets.emoji import STYLES, EmojiTensors, emoji_labels, emoji_tensors, on_background
 from ldm_edu.datasets.folder import digest
 from ldm_edu.datasets.shapes import ShapesTensors, shapes_tensors
 from ldm_edu.files import atomic_write
+from ldm_edu.kernels.precision import autocast
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.clip import TextEncoder
-from ldm_edu.nn.precision import autocast
 from ldm_edu.tokenizer import Tokenizer
 from ldm_edu.training.cache import fingerprint, tensor_bytes
 from ldm_edu.training.phrases import Phrases
@@ -31,7 +32,7 @@ TOY_SHOWN = 256
 CHUNK = 64  # pictures encoded at once
 
 
-def pictures(preset: Preset) -> Pictures:
+def pictures(preset: UNetPreset) -> Pictures:
     """Pictures for the autoencoder of a preset: emoji on random backgrounds, or drawn shapes."""
     if preset.name == "emoji":
         rgba = emoji_tensors("train").rgba
@@ -52,7 +53,7 @@ def labelled_pictures(*, core: bool, held_out: bool) -> Callable[[torch.Generato
 
 
 def caption_pairs(
-    preset: Preset, *, partial: float = 0.0
+    preset: UNetPreset, *, partial: float = 0.0
 ) -> Callable[[torch.Generator, int], tuple[Tensor, Tensor, Tensor]]:
     """Pictures, the tokens of a text for each, and which texts are true of which pictures, for CLIP.
 
@@ -103,7 +104,7 @@ class Captioned:
         return composite(self.rgba[rows // self.variants], self.colours[rows])
 
 
-def captioned_pictures(preset: Preset, variants: int = 3, seed: int = 0) -> Captioned:
+def captioned_pictures(preset: UNetPreset, variants: int = 3, seed: int = 0) -> Captioned:
     """The captioned training set of a preset. Emoji: the core concepts, on white and on ``variants - 1`` colours."""
     if preset.name != "emoji":
         data = _drawn(preset)
@@ -164,7 +165,7 @@ def measure_scale(latents: Tensor) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def text_states(preset: Preset, encoder: TextEncoder, captions: list[str]) -> Tensor:
+def text_states(preset: UNetPreset, encoder: TextEncoder, captions: list[str]) -> Tensor:
     """The states of a kept text encoder for every caption, (N, L, D), computed once for the whole run."""
     tokens = _tokenizer(preset)(captions)
     device = next(encoder.parameters()).device
@@ -172,7 +173,7 @@ def text_states(preset: Preset, encoder: TextEncoder, captions: list[str]) -> Te
 
 
 def diffusion_batches(
-    preset: Preset,
+    preset: UNetPreset,
     captioned: Captioned,
     latents: Tensor,
     encoder: TextEncoder,
@@ -206,9 +207,9 @@ def diffusion_batches(
         told = phrases.pick(rows, rng, partial)
         told = torch.where(torch.rand(n, generator=rng) < drop, blank, told)
         if states is not None:
-            return DiffusionBatch(latents[rows], context=states[told].to(device))
+            return DiffusionBatch(latents[rows], Conditioning(context=states[told].to(device)))
         with autocast(device):
-            return DiffusionBatch(latents[rows], context=encoder(tokens[told].to(device)).last)
+            return DiffusionBatch(latents[rows], Conditioning(context=encoder(tokens[told].to(device)).last))
 
     return draw
 
@@ -225,15 +226,15 @@ def class_batches(
         rows = torch.randint(len(images), (n,), generator=rng)
         blank = torch.rand(n, generator=rng) < drop
         told = [None if b else int(label) for b, label in zip(blank, labels[rows], strict=True)]
-        return DiffusionBatch(images[rows], vector=conditioner(told).vector)
+        return DiffusionBatch(images[rows], conditioner(told))
 
     return draw
 
 
-def _tokenizer(preset: Preset) -> Tokenizer:
+def _tokenizer(preset: UNetPreset) -> Tokenizer:
     assert preset.text is not None, f"the preset {preset.name} has no text"
     return Tokenizer(preset.text.vocab, preset.text.length)
 
 
-def _drawn(preset: Preset) -> ShapesTensors:
+def _drawn(preset: UNetPreset) -> ShapesTensors:
     return shapes_tensors("train", TOY_SHOWN if preset.name == "toy" else SHAPES_SHOWN, size=preset.size)

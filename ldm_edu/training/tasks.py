@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm_edu.condition import UNCONDITIONAL, Conditioning
 from ldm_edu.config import Prediction
+from ldm_edu.kernels.precision import autocast
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.classifier import Classifier
 from ldm_edu.models.clip import CLIP, MAX_LOGIT_SCALE
 from ldm_edu.models.discriminator import PatchDiscriminator
 from ldm_edu.models.unet import UNet
-from ldm_edu.nn.precision import autocast
 from ldm_edu.prediction import target
 from ldm_edu.schedule import NoiseSchedule, add_noise
 from ldm_edu.training.ema import Ema
@@ -242,8 +243,7 @@ class DiffusionBatch:
     """What one step of diffusion training sees: clean latents, and the condition that belongs to each."""
 
     x0: Tensor  # (B, C, h, w)
-    context: Tensor | None = None  # (B, L, D)
-    vector: Tensor | None = None  # (B, D)
+    cond: Conditioning = UNCONDITIONAL
 
 
 class DiffusionTask(BaseTask):
@@ -284,7 +284,7 @@ class DiffusionTask(BaseTask):
         x = add_noise(x0, eps, level).to(memory_format=torch.channels_last)
         wanted = target(self.prediction, x0, eps, level)
         with autocast(self.device):
-            out = self.model(x, level.t.to(self.device, torch.float32), batch.context, batch.vector)
+            out = self.model(x, level.t.to(self.device, torch.float32), batch.cond)
         each = diffusion_loss(self.prediction, out, wanted, level, self.recipe.gamma, self.recipe.floor)  # (B,)
         self._update("unet", each.mean(), step, progress)
         self.ema.update(self.learned)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ldm_edu.editing import Edit
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.viz.figures import as_array, grid, show
 from ldm_edu.viz.style import Drawing, drawing, look
 

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.samplers.step import Step
 from ldm_edu.viz.figures import as_array, grid, latent_array, show, spread
 from ldm_edu.viz.style import INK, SOFT, Drawing, drawing, look

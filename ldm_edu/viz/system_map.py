@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
 
-from ldm_edu.config import EMOJI, Preset
+from ldm_edu.config import UNetPreset
+from ldm_edu.families import EMOJI
 from ldm_edu.viz.figures import as_array, bare
 from ldm_edu.viz.style import INK, NETWORK, NOISE, PAPER, SIGNAL, SIGNED, SOFT, TEXT, Drawing, drawing, look
 
@@ -51,7 +52,9 @@ class Box:
         return self.x + self.wide / 2, self.y
 
 
-def system_map(preset: Preset = EMOJI, *, prompt: str = "red apple, 3d style", drawn: Tensor | None = None) -> Drawing:
+def system_map(
+    preset: UNetPreset = EMOJI, *, prompt: str = "red apple, 3d style", drawn: Tensor | None = None
+) -> Drawing:
     """The map, with the sizes of one preset's tensors on its arrows.
 
     Parameters

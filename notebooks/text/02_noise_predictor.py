@@ -437,7 +437,7 @@ torch.testing.assert_close(ours(x), theirs(x, None))
 # down (and one more on the way up), `depth` puts attention on the smallest level only, `groups` is for the norms.
 
 # %%
-from ldm_edu.config import FASHION
+from ldm_edu.families import FASHION
 
 FASHION.unet
 

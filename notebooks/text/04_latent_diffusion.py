@@ -238,7 +238,7 @@ for model in (pixel_model, latent_model):
 import time
 from dataclasses import dataclass, field
 
-from ldm_edu.nn.precision import autocast
+from ldm_edu.kernels.precision import autocast
 
 SECONDS, BATCH, LEARNING_RATE = 95.0, 16, 1e-3
 torch.set_num_threads(1)

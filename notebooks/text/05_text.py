@@ -399,7 +399,8 @@ similar
 
 # %%
 from ldm_edu.checkpoint.find import find_checkpoint
-from ldm_edu.checkpoint.io import load_into, load_tensors
+from ldm_edu.weights.fit import load_into
+from ldm_edu.checkpoint.io import load_tensors
 
 folder = find_checkpoint("emoji")
 shipped = clip.CLIP(model.preset.text, model.preset.vision, model.preset.embed_dim)
@@ -504,7 +505,8 @@ print(f"parameters: {sum(counts.values()):,}, of these {counts['tokens']:,} are 
 assert sum(counts.values()) == 123_060_480
 
 # %%
-from ldm_edu.checkpoint.keymaps import convert, text_pairs
+from ldm_edu.layouts.pair import convert
+from ldm_edu.layouts.clip import text_pairs
 
 NAME = "openai/clip-vit-large-patch14"
 
@@ -787,7 +789,7 @@ heat_strip(
 
 # %%
 from ldm_edu import cfg, dpmpp_2m, initial_noise, levels
-from ldm_edu.conditioning import Conditioning
+from ldm_edu.condition import Conditioning
 
 tests = ["red apple, 3d style", "sunflower, twemoji style", "dog face, noto style", "mushroom, flat style"]
 full, blank = model.condition(tests).context, model.condition([""])

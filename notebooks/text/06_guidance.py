@@ -229,7 +229,7 @@ assert middle[8.0] < real[:, 0].mean() - 3 * 0.25, "and moves them out of the pl
 # faster with one batch of two than with two batches of one, so both go in together.
 
 # %%
-from ldm_edu.conditioning import Conditioning
+from ldm_edu.condition import Conditioning
 
 model = LatentDiffusion.from_pretrained("emoji")
 cond, blank = model.condition(["red apple, 3d style"]), model.condition([""])

@@ -44,7 +44,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing in this lesson asks the network
 
-from ldm_edu.config import PRESETS
+from ldm_edu.families import PRESETS
 from ldm_edu.viz import Table
 
 emoji, sd = PRESETS["emoji"], PRESETS["sd15"]
@@ -355,7 +355,7 @@ def my_names(config):
     return names
 
 
-from ldm_edu.checkpoint.keymaps import unet_pairs
+from ldm_edu.layouts.unet import unet_pairs
 
 mine = my_names(sd.unet)
 theirs = {pair.theirs: pair.ours for pair in unet_pairs(sd.unet, "compvis")}
@@ -391,7 +391,9 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from ldm_edu import LatentDiffusion
-from ldm_edu.checkpoint.keymaps import autoencoder_pairs, convert, text_pairs
+from ldm_edu.layouts.autoencoder import autoencoder_pairs
+from ldm_edu.layouts.pair import convert
+from ldm_edu.layouts.clip import text_pairs
 
 narrow = dataclasses.replace(
     sd,
@@ -464,7 +466,7 @@ Table(
 
 # %%
 from ldm_edu.checkpoint.io import CheckpointError
-from ldm_edu.nn.precision import quick_bfloat16
+from ldm_edu.kernels.precision import quick_bfloat16
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.bfloat16 if quick_bfloat16(DEVICE) else torch.float32
@@ -487,9 +489,9 @@ except CheckpointError:
 import time
 
 from ldm_edu import cfg, levels
-from ldm_edu.conditioning import Conditioning
+from ldm_edu.condition import Conditioning
 from ldm_edu.denoise import NetworkDenoiser
-from ldm_edu.nn.packed import pack
+from ldm_edu.kernels.packed import pack
 
 
 def synchronise():
@@ -750,7 +752,7 @@ import torch.nn.functional as F
 
 from ldm_edu.datasets.backgrounds import composite
 from ldm_edu.datasets.emoji import emoji_tensors
-from ldm_edu.nn.precision import autocast
+from ldm_edu.kernels.precision import autocast
 
 data = emoji_tensors("train", starter=True)
 with torch.no_grad():

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm_edu.config import AutoencoderConfig, Preset, TextConfig, UNetConfig, VisionConfig
+from ldm_edu.config import AutoencoderConfig, TextConfig, UNetConfig, UNetPreset, VisionConfig
 
 # Stable Diffusion's layout at a size for tests
 UNET = UNetConfig(channels=8, mults=(1, 2), blocks=1, depth=(1, 0), context_dim=16, heads=2, groups=4)
 AUTOENCODER = AutoencoderConfig(channels=8, mults=(1, 2), blocks=1, groups=4)
 TEXT = TextConfig(vocab=600, length=12, width=16, layers=2, heads=2)
-SMALL_SD = Preset(name="small-sd", size=16, unet=UNET, autoencoder=AUTOENCODER, text=TEXT)
+SMALL_SD = UNetPreset(name="small-sd", size=16, unet=UNET, autoencoder=AUTOENCODER, text=TEXT)
 
 
 def randomised(module: nn.Module, seed: int = 0) -> Any:

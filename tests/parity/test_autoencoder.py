@@ -6,8 +6,9 @@ import pytest
 import torch
 from parity.reference import difference, norm_epsilons, randomised, reference_autoencoder
 
-from ldm_edu.checkpoint.keymaps import autoencoder_pairs, convert
 from ldm_edu.config import AutoencoderConfig
+from ldm_edu.layouts.autoencoder import autoencoder_pairs
+from ldm_edu.layouts.pair import convert
 from ldm_edu.models.autoencoder import AutoencoderKL
 
 diffusers = pytest.importorskip("diffusers")

@@ -7,8 +7,9 @@ import pytest
 import torch
 from parity.reference import difference, norm_epsilons, randomised, reference_clip, reference_text, reference_vision
 
-from ldm_edu.checkpoint.keymaps import clip_pairs, convert, text_pairs, vision_pairs
 from ldm_edu.config import TextConfig, VisionConfig
+from ldm_edu.layouts.clip import clip_pairs, text_pairs, vision_pairs
+from ldm_edu.layouts.pair import convert
 from ldm_edu.models.clip import CLIP, TextEncoder, VisionEncoder
 from ldm_edu.tokenizer import Tokenizer
 

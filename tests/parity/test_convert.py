@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ldm_edu import LatentDiffusion, ddim, initial_noise, levels
-from ldm_edu.weights.errors import CheckpointError
-from ldm_edu.checkpoint.layouts import open_checkpoint
-from ldm_edu.checkpoint.parts import Family
-from ldm_edu.config import TOY, Preset, UNetConfig
+from ldm_edu.checkpoint.fill import Family
+from ldm_edu.checkpoint.open import open_checkpoint
+from ldm_edu.config import Preset, UNetConfig
 from ldm_edu.convert import convert_checkpoint
+from ldm_edu.families import TOY
 from ldm_edu.files import SaveError
 from ldm_edu.guidance import cfg
+from ldm_edu.weights.errors import CheckpointError
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.parity
@@ -29,7 +30,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("convert") / "toy"
     model, rng = LatentDiffusion.from_preset(EPS), torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for module in model.modules().values():
+        for module in model.networks.values():
             for weight in module.parameters():
                 weight.add_(0.1 * torch.randn(weight.shape, generator=rng))
     model.save(folder, dtype=torch.float32)
@@ -69,7 +70,7 @@ def test_round_trips_are_bitwise_equal(tmp_path: Path, toy: Path) -> None:
     model = LatentDiffusion.from_pretrained(toy)
     for path in (one, folder, again, ours):
         other = LatentDiffusion.from_pretrained(path)
-        for name, module in model.modules().items():
+        for name, module in model.networks.items():
             state = other.modules()[name].state_dict()
             assert all(torch.equal(tensor, state[key]) for key, tensor in module.state_dict().items())
 

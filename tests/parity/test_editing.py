@@ -24,9 +24,9 @@ from parity.reference import (
 )
 from torch import Tensor
 
-from ldm_edu.conditioning import as_long_as_each_other
+from ldm_edu.condition import as_long_as_each_other
 from ldm_edu.editing import Edit
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.samplers import Sampler, ddim, dpmpp_2m, initial_noise
 
 transformers = pytest.importorskip("transformers")

@@ -8,20 +8,16 @@ import torch
 from parity.reference import reference_autoencoder, reference_clip, reference_text, reference_unet, reference_vision
 from torch import Tensor, nn
 
-from ldm_edu.weights.errors import CheckpointError
-from ldm_edu.checkpoint.keymaps import (
-    Pair,
-    autoencoder_pairs,
-    clip_pairs,
-    convert,
-    text_pairs,
-    unet_pairs,
-    vision_pairs,
-)
-from ldm_edu.config import SD15, AutoencoderConfig, TextConfig, UNetConfig, VisionConfig
+from ldm_edu.config import AutoencoderConfig, TextConfig, UNetConfig, VisionConfig
+from ldm_edu.families import SD15
+from ldm_edu.layouts.autoencoder import autoencoder_pairs
+from ldm_edu.layouts.clip import clip_pairs, text_pairs, vision_pairs
+from ldm_edu.layouts.pair import Pair, convert
+from ldm_edu.layouts.unet import unet_pairs
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.clip import CLIP, TextEncoder, VisionEncoder
 from ldm_edu.models.unet import UNet
+from ldm_edu.weights.errors import CheckpointError
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from ldm_edu.checkpoint.diffusers_config import read_autoencoder, read_text, read_unet, write_configs
 from parity.reference import (
     AUTOENCODER,
     SMALL_SD,
@@ -21,15 +22,17 @@ from parity.reference import (
 )
 from torch import Tensor
 
-from ldm_edu.checkpoint.diffusers_config import read_autoencoder, read_text, read_unet, write_configs
 from ldm_edu.checkpoint.diffusers_folder import read_preset
-from ldm_edu.weights.errors import CheckpointError
-from ldm_edu.checkpoint.keymaps import autoencoder_pairs, convert, text_pairs, unet_pairs
-from ldm_edu.checkpoint.layouts import open_checkpoint
+from ldm_edu.checkpoint.open import open_checkpoint
 from ldm_edu.checkpoint.single_file import averaged_name
-from ldm_edu.config import PRESETS, SD15
-from ldm_edu.latent_diffusion import LatentDiffusion
+from ldm_edu.families import PRESETS, SD15
+from ldm_edu.layouts.autoencoder import autoencoder_pairs
+from ldm_edu.layouts.clip import text_pairs
+from ldm_edu.layouts.pair import convert
+from ldm_edu.layouts.unet import unet_pairs
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.models.unet import UNet
+from ldm_edu.weights.errors import CheckpointError
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
@@ -216,7 +219,7 @@ def test_a_folder_in_half_precision_alone(folder: Path, references: dict[str, An
     model = LatentDiffusion.from_pretrained(folder, preset=SMALL_SD)
     for ours, name in {"unet": "unet", "autoencoder": "vae", "text": "text_encoder"}.items():
         stored = [p.half().float().flatten() for p in references[name].parameters()]
-        loaded = [p.flatten() for p in model.modules()[ours].parameters()]
+        loaded = [p.flatten() for p in model.networks[ours].parameters()]
         assert torch.equal(torch.cat(stored).sort().values, torch.cat(loaded).sort().values)
 
 

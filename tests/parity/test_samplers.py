@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ldm_edu.config import Prediction
+from ldm_edu.config import Prediction, Spacing
 from ldm_edu.prediction import to_eps, to_x0
 from ldm_edu.samplers import (
     Rng,
@@ -33,7 +33,7 @@ from ldm_edu.samplers import (
     plms,
     unipc,
 )
-from ldm_edu.schedule import Final, Level, Spacing, flow, levels, levels_at, scaled_linear
+from ldm_edu.schedule import Final, Level, flow, levels, levels_at, scaled_linear
 
 pytestmark = pytest.mark.parity
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from ldm_edu.config import Spacing
 from ldm_edu.prediction import target
 from ldm_edu.schedule import (
     NoiseSchedule,
-    Spacing,
     VariancePreserving,
     add_noise,
     cosine,

@@ -8,8 +8,9 @@ import torch
 from parity.reference import difference, norm_epsilons, randomised, reference_unet
 from torch import Tensor
 
-from ldm_edu.checkpoint.keymaps import convert, unet_pairs
 from ldm_edu.config import UNetConfig
+from ldm_edu.layouts.pair import convert
+from ldm_edu.layouts.unet import unet_pairs
 from ldm_edu.models.unet import UNet
 
 diffusers = pytest.importorskip("diffusers")

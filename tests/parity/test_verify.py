@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from ldm_edu.cli import main
-from ldm_edu.config import TOY
 from ldm_edu.evaluate.verify import verify
+from ldm_edu.families import TOY
 from ldm_edu.models.autoencoder import Decoder
 from ldm_edu.nn.attention import PixelAttention
 from ldm_edu.schedule import levels

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from einops import EinopsError
+from torch import Tensor, nn
 
-from ldm_edu.weights.errors import CheckpointError, listed
-from ldm_edu.checkpoint.io import check_fit, refuse_nan
-from ldm_edu.checkpoint.keymaps import Layout, Pair, autoencoder_pairs, text_pairs, to_ours, unet_pairs
-from ldm_edu.weights.mapped import Stored, WeightFile
 from ldm_edu.config import Preset
+from ldm_edu.families.family import Part
+from ldm_edu.layouts.pair import Format, Pair, all_ours, to_ours
+from ldm_edu.weights.errors import CheckpointError, listed
+from ldm_edu.weights.fit import check_fit, refuse_nan
+from ldm_edu.weights.mapped import Stored, WeightFile
 
-MAX_LAYERS = 10_000
-Weights = Literal["ema", "last"]  # which copy of the U-Net: the average over training, or the last step's
-Family = Literal["ldm-edu", "diffusers", "compvis"]
+Weights = Literal["ema", "last"]  # which copy of the network: the average over training, or the last step's
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Part:
+class StoredPart:
     """The tensors of one network: ``entries`` under their layout's names, ``pairs`` which of them is which of ours."""
 
     what: str  # for messages: "the unet of sd.safetensors"
@@ -79,14 +79,14 @@ class Checkpoint:
     """What `open_checkpoint` found at a path."""
 
     path: Path
-    layout: Family
+    format: Format
     preset: Preset
-    parts: Mapping[str, Part]
-    spare: list[str] = field(default_factory=list)  # known by name, and not needed to draw
-    strangers: list[str] = field(default_factory=list)  # of no part, and not known
+    parts: Mapping[str, StoredPart]
+    ignored: list[str] = field(default_factory=list)  # known by name, and not needed to draw
+    unknown: list[str] = field(default_factory=list)  # outside every network, and not known: not needed either
 
     def check(self) -> None:
-        """All parts are whole, and nothing is left over.
+        """All parts are whole.
 
         Raises
         ------
@@ -95,14 +95,9 @@ class Checkpoint:
         """
         for part in self.parts.values():
             part.check()
-        if self.strangers:
-            raise CheckpointError(
-                f"{self.path} holds {len(self.strangers)} tensors that are of no part of {self.preset.name}: "
-                f"{listed(self.strangers)}. It is another model, or carries more than one; take a file of version 1.x."
-            )
 
 
-def fill(module: nn.Module, part: Part, *, dtype: torch.dtype | None = torch.float32) -> None:
+def fill(module: nn.Module, part: StoredPart, *, dtype: torch.dtype | None = torch.float32) -> None:
     """Make the tensors of a part the weights of a network that was built on the ``meta`` device.
 
     Those that need no change are used where they lie in the file; the weights of convolutions are laid out channels
@@ -120,16 +115,18 @@ def fill(module: nn.Module, part: Part, *, dtype: torch.dtype | None = torch.flo
     """
     part.check()
     check_shapes(module, part)
-    tensors = {}
-    for pair in part.pairs:
+
+    def read(pair: Pair) -> Tensor:
         entry = part.entries[pair.theirs]
         tensor = entry.file.read(entry.name, dtype=dtype, channels_last=not pair.conv)
-        tensors[pair.ours] = to_ours(tensor, pair)
         refuse_nan({pair.ours: tensor}, part.what)
+        return tensor
+
+    tensors = all_ours(read, part.pairs)
     module.load_state_dict(tensors, strict=True, assign=True)
 
 
-def check_shapes(module: nn.Module, part: Part) -> None:
+def check_shapes(module: nn.Module, part: StoredPart) -> None:
     """Whether the tensors of a part have the shapes and the kinds of type that a network's have.
 
     Raises
@@ -140,49 +137,30 @@ def check_shapes(module: nn.Module, part: Part) -> None:
     check_fit(module, {pair.ours: _as_ours(part, pair) for pair in part.pairs}, part.what)
 
 
-def _as_ours(part: Part, pair: Pair) -> Stored:
+def _as_ours(part: StoredPart, pair: Pair) -> Stored:
+    """The shape that a stored tensor will have as ours."""
     stored = part.entries[pair.theirs].stored
-    if not pair.conv:
-        return stored
-    if len(stored.shape) != 4 or stored.shape[2:] != (1, 1):
+    try:
+        shape = to_ours(torch.empty(stored.shape, device="meta"), pair).shape
+    except (RuntimeError, EinopsError) as error:
         raise CheckpointError(
-            f"{part.what}: {pair.theirs} has shape {stored.shape}, where a 1x1 convolution is expected; choose the "
-            "other layout of this model."
-        )
-    return Stored(stored.shape[:2], stored.dtype, stored.offset)
+            f"{part.what}: {pair.theirs} has shape {stored.shape}, which another layout of this model may have; choose "
+            "that layout, or another file."
+        ) from error
+    return Stored(tuple(shape), stored.dtype, stored.offset)
 
 
-def pairs_of(part: str, preset: Preset, layout: Layout | Literal["ldm-edu"], prefix: str = "") -> list[Pair]:
-    """Which of the tensors of a layout is which of ours; in our own layout every name is its own partner.
+def pairs_of(part: Part, preset: Preset, format: Format, names: Iterable[str] = ()) -> list[Pair]:
+    """Which tensor of a format is which of ours; ``names`` are those that a file holds, as in `Layout`.
 
-    ``prefix`` stands before the text encoder's names, see `text_pairs`.
+    Raises
+    ------
+    CheckpointError
+        if the preset describes no network.
     """
-    _refuse_giants(preset)
-    theirs: Layout = "diffusers" if layout == "ldm-edu" else layout
-    pairs: Iterable[Pair]
-    if part == "unet":
-        pairs = unet_pairs(preset.unet, theirs)
-    elif part == "autoencoder" and preset.autoencoder is not None:
-        pairs = autoencoder_pairs(preset.autoencoder, theirs)
-    elif part == "text" and preset.text is not None:
-        pairs = text_pairs(preset.text, prefix)
-    elif part == "classes":
-        pairs = [Pair("table.weight", "table.weight")]
-    else:
-        raise CheckpointError(f"{preset.name} has no part {part!r}; check its config")
-    return [Pair(pair.ours, pair.ours) for pair in pairs] if layout == "ldm-edu" else list(pairs)
-
-
-def parts_of(preset: Preset) -> list[str]:
-    """The networks that a preset asks for, by the names of their files."""
-    return [part for part in ("unet", "autoencoder", "text", "classes") if getattr(preset, part) is not None]
-
-
-def _refuse_giants(preset: Preset) -> None:
-    """A damaged or hostile config may ask for more layers than there is time to name."""
-    unet, text, autoencoder = preset.unet, preset.text, preset.autoencoder
-    layers = len(unet.mults) * (unet.blocks + 1) * (2 + max((*unet.depth, unet.mid_depth), default=0))
-    layers += len(autoencoder.mults) * (autoencoder.blocks + 1) if autoencoder else 0
-    layers += text.layers if text else 0
-    if layers > MAX_LAYERS:
-        raise CheckpointError(f"{preset.name} asks for {layers:,} layers, which describes no model: check its config.")
+    try:
+        return part.layout.pairs(part.config(preset), format, names)
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise CheckpointError(f"{preset.name} describes no {part.title} ({error}); check its config.") from error

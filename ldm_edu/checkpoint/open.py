@@ -1,17 +1,18 @@
-"""Which model lies at a path, or behind a name: our own folder, a diffusers folder, or one CompVis file."""
+"""Which model a path or a name means: our own folder, a diffusers folder, or one file."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ldm_edu.checkpoint.diffusers_folder import FOLDERS, open_diffusers_folder, weight_files
-from ldm_edu.weights.errors import CheckpointError, listed
+from ldm_edu.checkpoint.diffusers_folder import is_of_diffusers, open_diffusers_folder
+from ldm_edu.checkpoint.fill import Checkpoint, Entry, StoredPart, Weights, pairs_of
 from ldm_edu.checkpoint.find import find_checkpoint
 from ldm_edu.checkpoint.io import files_of, load_preset
-from ldm_edu.weights.mapped import open_weights
-from ldm_edu.checkpoint.parts import Checkpoint, Entry, Part, Weights, pairs_of, parts_of
 from ldm_edu.checkpoint.single_file import open_single_file
 from ldm_edu.config import Preset, to_dict
+from ldm_edu.families import family_of
+from ldm_edu.weights.errors import CheckpointError, listed
+from ldm_edu.weights.mapped import open_weights
 
 
 def open_checkpoint(name: str | Path, *, preset: Preset | None = None, weights: Weights | None = None) -> Checkpoint:
@@ -31,7 +32,7 @@ def open_checkpoint(name: str | Path, *, preset: Preset | None = None, weights: 
     path = find_checkpoint(name)
     if path.is_file():
         return open_single_file(path, preset, weights)
-    if _is_of_diffusers(path):
+    if is_of_diffusers(path):
         return open_diffusers_folder(path, preset, weights)
     return _open_ours(path, preset, weights)
 
@@ -46,14 +47,10 @@ def loaded_files(path: Path, weights: Weights | None = None) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    if _is_of_diffusers(path):
-        copies = {"unet": weights}
-        return [file for part in FOLDERS for file in weight_files(path, part, copies.get(part))]
+    if is_of_diffusers(path):
+        found = open_diffusers_folder(path, weights=weights)
+        return sorted({entry.file.path for part in found.parts.values() for entry in part.entries.values()})
     return sorted(path.glob("*.safetensors"))
-
-
-def _is_of_diffusers(path: Path) -> bool:
-    return (path / FOLDERS["unet"]).is_dir() or (path / "model_index.json").is_file()
 
 
 def _open_ours(path: Path, preset: Preset | None, weights: Weights | None) -> Checkpoint:
@@ -68,23 +65,27 @@ def _open_ours(path: Path, preset: Preset | None, weights: Weights | None) -> Ch
             f"{path} holds one copy of the U-Net, so there is no {weights!r} to choose; leave it out."
         )
     parts = {}
-    for part in parts_of(saved):
+    for part in family_of(saved).parts_of(saved):
         entries: dict[str, Entry] = {}
-        for place in files_of(path, part):
+        for place in files_of(path, part.name):
             file = open_weights(place)
             if twice := sorted(entries.keys() & file.tensors.keys()):
-                raise CheckpointError(f"{place} repeats {twice[0]} of another file; remove this part and copy it anew.")
+                raise CheckpointError(
+                    f"{place} repeats {twice[0]} of another file; remove this part and copy it again."
+                )
             entries |= {name: Entry(file, name) for name in file.tensors}
-        parts[part] = Part(f"the {part} of {path}", entries, pairs_of(part, saved, "ldm-edu"))
+        pairs = pairs_of(part, saved, "ldm-edu", entries)
+        parts[part.name] = StoredPart(f"the {part.name} of {path}", entries, pairs)
     return Checkpoint(path, "ldm-edu", saved, parts)
 
 
 def with_scale_of(saved: Preset, expected: Preset) -> Preset:
     """The expected preset with the scale and the shift of the latents as saved: training measures them."""
-    if saved.autoencoder is None or expected.autoencoder is None:
+    wanted, found = getattr(expected, "autoencoder", None), getattr(saved, "autoencoder", None)
+    if wanted is None or found is None:
         return expected
-    measured = replace(expected.autoencoder, scale=saved.autoencoder.scale, shift=saved.autoencoder.shift)
-    return replace(expected, autoencoder=measured)
+    measured = replace(wanted, scale=found.scale, shift=found.shift)
+    return replace(expected, autoencoder=measured)  # type: ignore[call-arg]
 
 
 def _differences(expected: Preset, saved: Preset) -> list[str]:

@@ -3,7 +3,7 @@
 This is the reading line of the package. Each name in it is a plain function or a small class that can be read, replaced
 or called by itself:
 
->>> from ldm_edu.config import TOY
+>>> from ldm_edu.families import TOY
 >>> from ldm_edu.guidance import cfg
 >>> from ldm_edu.samplers import dpmpp_2m, initial_noise
 >>> from ldm_edu.schedule import levels
@@ -27,52 +27,46 @@ The same in one line:
 True
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
 
 from ldm_edu.build import build, build_on_meta
+from ldm_edu.checkpoint.fill import Weights, fill
 from ldm_edu.checkpoint.io import save_checkpoint
-from ldm_edu.checkpoint.layouts import open_checkpoint
-from ldm_edu.checkpoint.parts import Weights, fill
-from ldm_edu.conditioning import ClassConditioner, Conditioning, TextConditioner, refuse_one
-from ldm_edu.config import Preset
+from ldm_edu.checkpoint.open import open_checkpoint
+from ldm_edu.condition import Conditioning, refuse_one
+from ldm_edu.config import Beside, Preset, Spacing
 from ldm_edu.denoise import NetworkDenoiser
 from ldm_edu.editing import Edit, begin
+from ldm_edu.families import family_of
 from ldm_edu.guidance import cfg, cfg2
-from ldm_edu.models.autoencoder import AutoencoderKL
-from ldm_edu.models.clip import TextEncoder
-from ldm_edu.models.unet import UNet
-from ldm_edu.nn.packed import pack
-from ldm_edu.samplers import Rng, Sampler, Step, dpmpp_2m, initial_noise
-from ldm_edu.schedule import Level, Spacing, levels, make_schedule
-from ldm_edu.tiling import TILE, piecewise
+from ldm_edu.kernels.packed import pack
+from ldm_edu.models.network import Network, weight_of
+from ldm_edu.samplers import SAMPLERS, Rng, Sampler, Step, initial_noise
+from ldm_edu.schedule import Level, levels, make_schedule
+from ldm_edu.tiling import TILE
 from ldm_edu.tokenizer import Tokenizer
 
 
 class LatentDiffusion:
-    """A preset, the networks that it asks for, its noise schedule and its tokenizer.
+    """A preset, the networks that it asks for, its noise schedule, and what reads its prompts.
 
-    Make one by `from_pretrained` or `from_preset`. A part that the preset leaves out is None: without ``autoencoder``
-    the "latents" are the pixels themselves; without ``text`` and ``classes`` the model is unconditional.
+    Make one by `from_pretrained` or `from_preset`. The network that predicts is ``network``; ``codec`` turns pictures
+    into what is diffused; ``conditioner`` reads prompts. A network by the name of its part: ``model.networks["text"]``.
     """
 
-    def __init__(
-        self,
-        preset: Preset,
-        unet: UNet,
-        autoencoder: AutoencoderKL | None = None,
-        text: TextEncoder | None = None,
-        classes: ClassConditioner | None = None,
-    ) -> None:
-        self.preset = preset
-        self.unet, self.autoencoder, self.text, self.classes = unet, autoencoder, text, classes
-        self.tokenizer = Tokenizer(text.config.vocab, text.config.length) if text else None
+    def __init__(self, preset: Preset, networks: Mapping[str, nn.Module]) -> None:
+        family = family_of(preset)
+        self.preset, self.networks = preset, dict(networks)
+        self.network: Network = self.networks[family.network]  # type: ignore[assignment]
+        self.codec = family.codec(self.networks)
+        self.conditioner = family.conditioner(preset, self.networks)
         self.schedule = make_schedule(preset.schedule)
-        for module in self.modules().values():
+        for module in self.networks.values():
             module.eval()
 
     @classmethod
@@ -80,7 +74,7 @@ class LatentDiffusion:
         """A model with random weights, which depend on ``seed`` alone: to train, or to look inside."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(preset, **build(preset))
+            return cls(preset, build(preset))
 
     @classmethod
     def from_pretrained(
@@ -97,7 +91,7 @@ class LatentDiffusion:
         Parameters
         ----------
         name
-            a shipped checkpoint ("emoji"); a folder that `save` or ``ldm-edu train`` wrote; Stable Diffusion 1.x as
+            a shipped checkpoint ("emoji"); a folder that `save` or ``ldm-edu train`` wrote; a model as it was
             published, a diffusers folder or one .safetensors or .ckpt file; or an id on the Hugging Face hub,
             "owner/model". A folder called like a shipped checkpoint is reached as ``"./emoji"``.
         preset
@@ -121,7 +115,7 @@ class LatentDiffusion:
         for part, module in parts.items():  # one after another: the next is read when this one is in its place
             fill(module, found.parts[part], dtype=dtype)
             module.to(device)
-        return cls(found.preset, **parts)
+        return cls(found.preset, parts)
 
     def save(self, folder: Path | str, *, dtype: torch.dtype = torch.bfloat16) -> None:
         """Write a checkpoint folder that `from_pretrained` reads; ``dtype`` is that of the numbers on disk.
@@ -133,43 +127,62 @@ class LatentDiffusion:
         SaveError
             if the folder cannot be written; an older checkpoint in it is untouched then.
         """
-        parts = {name: module.state_dict() for name, module in self.modules().items()}
+        parts = {name: module.state_dict() for name, module in self.networks.items()}
         save_checkpoint(Path(folder), self.preset, parts, dtype=dtype)
-
-    def modules(self) -> dict[str, nn.Module]:
-        """The networks that this model has, by the names of their files: unet, autoencoder, text, classes."""
-        parts = {"unet": self.unet, "autoencoder": self.autoencoder, "text": self.text, "classes": self.classes}
-        return {name: module for name, module in parts.items() if module is not None}
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "LatentDiffusion":
         """Move or convert all networks in place, as `torch.nn.Module.to` does; returns the model itself."""
-        for module in self.modules().values():
+        for module in self.networks.values():
             module.to(device=device, dtype=dtype)
         return self
 
     def pack(self) -> "LatentDiffusion":
-        """Make drawing on a CPU quicker, for good: see `ldm_edu.nn.packed`; returns the model itself.
+        """Make drawing on a CPU quicker, for good: see `ldm_edu.kernels.packed`; returns the model itself.
 
         A packed model cannot be trained, moved, converted or saved. On other devices nothing changes.
         """
-        for module in self.modules().values():
+        for module in self.networks.values():
             pack(module)
         return self
 
+    def __getattr__(self, name: str) -> Any:
+        """A network by the name of its part, as in ``model.unet``; None for a part that this preset leaves out."""
+        if name in ("preset", "networks") or name not in {part.name for part in family_of(self.preset).parts}:
+            raise AttributeError(f"a LatentDiffusion has no attribute {name!r}")
+        return self.networks.get(name)
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """What cuts prompts into tokens; None for a model whose prompts are not texts."""
+        return getattr(self.conditioner, "tokenizer", None)
+
     @property
     def device(self) -> torch.device:
-        """Where the U-Net is."""
-        return self.unet.conv_in.weight.device
+        """Where the network is."""
+        return weight_of(self.network).device
+
+    def read(self, prompts: Sequence[Any]) -> list[Any]:
+        """Prompts cut into tokens, once: `condition` and `generate` take the results in the place of the prompts.
+
+        Raises
+        ------
+        ValueError
+            if the model does not read such a prompt.
+        """
+        refuse_one(prompts)
+        return self.conditioner.read(prompts)
 
     @torch.no_grad()
-    def condition(self, prompts: Sequence[str | int | None]) -> Conditioning:
+    def condition(self, prompts: Sequence[Any], size: int | tuple[int, int] | None = None) -> Conditioning:
         """What each picture is to show.
 
         Parameters
         ----------
         prompts
-            one a picture: texts for a text-to-image model, whole numbers for a class-conditional one. "" is the blank
-            condition of every model, and the only one of an unconditional model.
+            one a picture: texts for a text-to-image model, whole numbers for a class-conditional one, or what `read`
+            made of them. "" is the blank condition of every model, and the only one of an unconditional model.
+        size
+            of the pictures, as in `latent_shape`; some models are asked for a size in the condition.
 
         Raises
         ------
@@ -179,24 +192,14 @@ class LatentDiffusion:
             if a single prompt is given instead of a list.
         """
         refuse_one(prompts)
-        if self.text is not None and self.tokenizer is not None:
-            texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-            if len(texts) < len(prompts):
-                raise ValueError(f"{self.preset.name} draws from texts, not from {list(prompts)}; '' is the blank")
-            return TextConditioner(self.tokenizer, self.text)(texts)
-        labels = [None if prompt == "" else prompt for prompt in prompts]
-        if self.classes is not None:
-            return self.classes(labels)
-        if set(labels) - {None}:
-            raise ValueError(f"{self.preset.name} is unconditional: it takes no prompt but '', not {list(prompts)}")
-        return Conditioning()
+        return self.conditioner(prompts, self._pixels(size))
 
     def denoiser(self, cond: Conditioning, levels: Sequence[Level] | None = None) -> NetworkDenoiser:
-        """The U-Net under a condition, as a function of a noisy sample and its level.
+        """The network under a condition, as a function of a noisy sample and its level.
 
         ``levels``, if known, lets it compute the time embeddings of the whole run at once.
         """
-        return NetworkDenoiser(self.unet, self.preset.prediction, cond, levels)
+        return NetworkDenoiser(self.network, self.preset.prediction, cond, levels)
 
     @torch.no_grad()
     def encode(self, images: Tensor, *, tile: int = TILE) -> Tensor:
@@ -213,12 +216,7 @@ class LatentDiffusion:
         ValueError
             if a side, or ``tile``, is not a multiple of the autoencoder's factor f.
         """
-        if self.autoencoder is None:
-            return images
-        self.check_tile(tile)
-        autoencoder, config = self.autoencoder, self.autoencoder.config
-        to_mode = lambda x: autoencoder.encode(x.to(autoencoder.quant.weight)).mode.float()  # noqa: E731
-        return (piecewise(to_mode, images, tile, config.factor) - config.shift) * config.scale
+        return self.codec.encode(images, tile=tile)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, *, tile: int = TILE) -> Tensor:
@@ -234,25 +232,15 @@ class LatentDiffusion:
         ValueError
             if they are no latents of this model, or ``tile`` is not a multiple of the autoencoder's factor f.
         """
-        channels = self.unet.config.out_channels
+        channels = self.network.channels
         if latents.ndim != 4 or latents.shape[1] != channels:
             raise ValueError(f"expected latents (B, {channels}, h, w), not {tuple(latents.shape)}")
-        if self.autoencoder is None:
-            return latents.clamp(-1, 1)
-        self.check_tile(tile)
-        autoencoder = self.autoencoder
-        to_images = lambda z: autoencoder.decode(z.to(autoencoder.quant.weight)).float()  # noqa: E731
-        return piecewise(to_images, self.unscaled(latents), tile // self.factor).clamp(-1, 1)
-
-    def unscaled(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, h, w) as the autoencoder has them, before they were scaled to unit variance."""
-        config = self.preset.autoencoder
-        return latents if config is None else latents / config.scale + config.shift
+        return self.codec.decode(latents, tile=tile)
 
     @property
     def multiple(self) -> int:
         """Sides of a picture are multiples of this, which both networks together halve them by."""
-        return self.factor * self.unet.config.factor
+        return self.codec.factor * self.network.multiple
 
     def latent_shape(self, size: int | tuple[int, int] | None = None) -> tuple[int, int, int]:
         """The shape (C, h, w) of the latents of a picture.
@@ -267,9 +255,8 @@ class LatentDiffusion:
         ValueError
             if a side is not a multiple of what both networks halve it to, naming the nearest that are.
         """
-        size = self.preset.size if size is None else size
-        height, width = (size, size) if isinstance(size, SupportsIndex) else size
-        factor, multiple = self.factor, self.multiple
+        height, width = self._pixels(size)
+        factor, multiple = self.codec.factor, self.multiple
         for side in (height, width):
             if side <= 0 or side % multiple:
                 near = sorted(
@@ -279,18 +266,23 @@ class LatentDiffusion:
                     f"a side of {side} pixels does not fit: {self.preset.name} draws multiples of {multiple}; the "
                     f"nearest {'is' if len(near) == 1 else 'are'} {' and '.join(map(str, near))}"
                 )
-        return self.unet.config.out_channels, height // factor, width // factor
+        return self.network.channels, height // factor, width // factor
+
+    def _pixels(self, size: int | tuple[int, int] | None) -> tuple[int, int]:
+        """Height and width."""
+        size = self.preset.size if size is None else size
+        return (int(size), int(size)) if isinstance(size, SupportsIndex) else size
 
     def generate(
         self,
-        prompts: Sequence[str | int | None],
+        prompts: Sequence[Any],
         *,
         seeds: Sequence[int] | None = None,
-        steps: int = 20,
-        guidance: float = 5.0,
-        sampler: Sampler = dpmpp_2m,
+        steps: int | None = None,
+        guidance: float | None = None,
+        sampler: Sampler | None = None,
         spacing: Spacing = "trailing",
-        negative: str | int = "",
+        negative: Any = "",
         size: int | tuple[int, int] | None = None,
         edit: Edit | None = None,
     ) -> Iterator[Step]:
@@ -302,8 +294,9 @@ class LatentDiffusion:
             as in `condition`: one a picture, or one for all ``seeds``.
         seeds
             one a picture; a picture depends on its prompt and its seed, not on its neighbours. None: 0, 1, 2 ...
-        guidance
-            how strongly to follow the prompts; 1 is no guidance, and takes half the time.
+        steps, guidance, sampler
+            None: as the preset's ``defaults`` say. Guidance says how strongly to follow the prompts; 1 is no guidance,
+            and takes half the time.
         negative
             what to steer away from, instead of the blank condition.
         size
@@ -318,6 +311,10 @@ class LatentDiffusion:
             at the call, not at the first step, for a number, a size or a condition that does not fit.
         """
         refuse_one(prompts)
+        usual = self.preset.defaults
+        steps = usual.steps if steps is None else steps
+        guidance = usual.guidance if guidance is None else guidance
+        sampler = SAMPLERS[usual.sampler] if sampler is None else sampler
         seeds = list(range(len(prompts)) if seeds is None else seeds)
         if len(prompts) not in (1, len(seeds)):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed a picture, and one prompt")
@@ -326,7 +323,8 @@ class LatentDiffusion:
             raise ValueError(f"a picture of {edit.size} cannot be drawn at size={size}; resize it, or leave size out")
         noise = initial_noise(seeds, shape).to(self.device)
         start = begin(edit, noise, levels(self.schedule, steps, spacing), self)
-        cond, blank = self.condition(prompts), self.condition([negative])
+        pixels = (shape[1] * self.codec.factor, shape[2] * self.codec.factor)
+        cond, blank = self.condition(prompts, pixels), self.condition([negative], pixels)
         towards, away = (self.denoiser(each.beside(start.concat), start.levels) for each in (cond, blank))
         if start.concat is not None and start.image_guidance is not None:
             nothing = self.denoiser(blank.beside(torch.zeros_like(start.concat)), start.levels)
@@ -336,16 +334,6 @@ class LatentDiffusion:
         return sampler(start.keep(guided), start.x, start.levels, rng=Rng(seeds))
 
     @property
-    def factor(self) -> int:
-        """How many pixels a latent pixel is wide."""
-        return self.preset.autoencoder.factor if self.preset.autoencoder is not None else 1
-
-    @property
-    def extra(self) -> int:
-        """Channels that the U-Net takes beside the noisy sample's: a mask, a picture (see `ldm_edu.editing`)."""
-        return self.unet.config.in_channels - self.unet.config.out_channels
-
-    def check_tile(self, tile: int) -> None:
-        """Raise `ValueError` if `encode` and `decode` could not go in tiles of that side, in pixels."""
-        if tile % self.factor or tile < 2 * self.factor:
-            raise ValueError(f"tile={tile} must be a multiple of {self.factor}, and at least {2 * self.factor}")
+    def beside(self) -> Beside:
+        """What the network reads besides the noisy sample: a mask, a picture (see `ldm_edu.editing`)."""
+        return self.preset.beside

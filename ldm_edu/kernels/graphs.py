@@ -14,12 +14,12 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 WARM_UP = 3  # calls before recording, in which libraries choose their kernels and ask for memory
 
 
-def record_launches(network: nn.Module) -> None:
+def record_launches(network: Any) -> None:
     """Let a network on a GPU replay its kernels from now on; one recording for each set of shapes it is called with.
 
     For drawing only: no gradients, no hooks inside, and the weights must stay where they are. On a CPU nothing changes.
     """
-    network.forward = _Replayed(network.forward)
+    network.step = _Replayed(network.step)
 
 
 class _Replayed:

@@ -1,0 +1,128 @@
+"""The networks of the families that are a U-Net, an autoencoder and one text encoder, and their diffusers folders."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+
+from ldm_edu.condition import Conditioner
+from ldm_edu.conditioners.nothing import Unconditional
+from ldm_edu.conditioners.text import TextConditioner
+from ldm_edu.config import Beside, ClassesConfig, TextConfig, UNetPreset
+from ldm_edu.families.family import Folder, Networks, Part
+from ldm_edu.layouts.autoencoder import AUTOENCODER
+from ldm_edu.layouts.classes import CLASSES
+from ldm_edu.layouts.clip import TEXT
+from ldm_edu.layouts.pair import Json, Layout
+from ldm_edu.layouts.schedule import read_schedule, write_schedule
+from ldm_edu.layouts.unet import UNET, read_unet
+from ldm_edu.tokenizer import Tokenizer
+from ldm_edu.weights.errors import CheckpointError
+
+Pipelines = Mapping[str, Beside]  # diffusers' classes: what the U-Net of each reads besides the sample
+
+
+def unet_part(prefix: str = "model.diffusion_model.") -> Part:
+    """The U-Net."""
+    return Part("unet", "U-Net", UNET, lambda preset: preset.unet, "unet", prefix=prefix)
+
+
+def autoencoder_part(prefix: str = "first_stage_model.") -> Part:
+    """The autoencoder."""
+    return Part("autoencoder", "autoencoder", AUTOENCODER, lambda preset: preset.autoencoder, "vae", prefix=prefix)
+
+
+def text_part(prefix: str, layout: Layout = TEXT) -> Part:
+    """The text encoder."""
+    return Part("text", "text encoder", layout, lambda preset: preset.text, "text_encoder", "model", prefix)
+
+
+def classes_part() -> Part:
+    """The table of classes."""
+    return Part("classes", "classes", CLASSES, _classes)
+
+
+def _classes(preset: UNetPreset) -> ClassesConfig | None:
+    if preset.classes is None:
+        return None
+    if preset.unet.vector_dim is None:
+        raise ValueError(f"{preset.name} has classes={preset.classes} but its U-Net has no vector_dim; set both")
+    return ClassesConfig(preset.classes, preset.unet.vector_dim)
+
+
+def tokenizer_of(config: TextConfig) -> Tokenizer:
+    """The tokenizer whose tokens a text encoder reads."""
+    return Tokenizer(config.vocab, config.length)
+
+
+def conditioner(preset: UNetPreset, networks: Networks) -> Conditioner:
+    """Prompts to a text encoder, numbers to a table of classes, or nothing."""
+    if preset.text is not None:
+        return TextConditioner(tokenizer_of(preset.text), networks["text"])  # type: ignore[arg-type]
+    return networks.get("classes", Unconditional())  # type: ignore[return-value]
+
+
+def read_unet_folder(
+    folder: Folder, family: str, pipelines: Pipelines, known: tuple[UNetPreset, ...]
+) -> UNetPreset | None:
+    """The preset that a folder's configs describe: one of ``known`` by its name, another by the folder's.
+
+    Raises
+    ------
+    CheckpointError
+        if a config is missing or damaged, or asks for what the networks here do not do.
+    """
+    if folder.pipeline not in pipelines:
+        return None
+    unet = folder.read("unet/config.json", partial(read_unet, beside=pipelines[folder.pipeline]))
+    autoencoder = folder.read("vae/config.json", AUTOENCODER.read)
+    text = folder.read("text_encoder/config.json", TEXT.read)
+    schedule, prediction = folder.read("scheduler/scheduler_config.json", read_schedule)
+    side = folder.read("unet/config.json", lambda values, _: values.get("sample_size"))
+    size = (side if isinstance(side, int) and side > 0 else 64) * autoencoder.factor
+    found = {"size": size, "schedule": schedule, "prediction": prediction}
+    for preset in known:
+        if (preset.unet, preset.autoencoder, preset.text) == (unet, autoencoder, text):
+            return dataclasses.replace(preset, **found)
+    return UNetPreset(family=family, name=folder.name, unet=unet, autoencoder=autoencoder, text=text, **found)
+
+
+def write_unet_folder(preset: UNetPreset, pipelines: Pipelines) -> dict[str, Json]:
+    """The configs of a diffusers folder that describe a preset, by their paths in it.
+
+    Raises
+    ------
+    CheckpointError
+        if the preset has no such description: it diffuses pixels, or reads no prompts, or is a rectified flow.
+    """
+    if preset.autoencoder is None or preset.text is None:
+        raise CheckpointError(
+            f"{preset.name} has no autoencoder or no text encoder, and a diffusers folder of Stable Diffusion needs "
+            "both; keep this model in ldm-edu's own layout."
+        )
+    names = [name for name, beside in pipelines.items() if beside == preset.beside]
+    if not names:
+        raise CheckpointError(f"diffusers has no pipeline for a U-Net that reads {preset.beside!r} besides the sample.")
+    index: Json = {
+        "_class_name": names[0],
+        "_diffusers_version": "0.6.0",
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    return {
+        "model_index.json": index,
+        "unet/config.json": UNET.write(preset.unet) | {"sample_size": preset.size // preset.autoencoder.factor},
+        "vae/config.json": AUTOENCODER.write(preset.autoencoder) | {"sample_size": preset.size},
+        "text_encoder/config.json": TEXT.write(preset.text),
+        "scheduler/scheduler_config.json": write_schedule(preset),
+    }
+
+
+def tokenizers(preset: UNetPreset) -> dict[str, Tokenizer]:
+    """The tokenizer of a folder, by the name of its own folder there."""
+    return {} if preset.text is None else {"tokenizer": tokenizer_of(preset.text)}
