@@ -23,8 +23,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ldm_edu.condition import Conditioner as Conditioner
     from ldm_edu.condition import Conditioning as Conditioning
+    from ldm_edu.conditioners.conditioner import Conditioner as Conditioner
     from ldm_edu.config import AutoencoderConfig as AutoencoderConfig
     from ldm_edu.config import Preset as Preset
     from ldm_edu.config import Sampling as Sampling
@@ -94,10 +94,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "weights.errors": ("CheckpointError",),
-    "condition": (
-        "Conditioner",
-        "Conditioning",
-    ),
+    "condition": ("Conditioning",),
+    "conditioners.conditioner": ("Conditioner",),
     "config": (
         "AutoencoderConfig",
         "Preset",

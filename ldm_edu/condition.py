@@ -9,7 +9,6 @@ prompt, or a vector of zeros. Guidance steers away from the blank condition (Ho 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -139,21 +138,3 @@ def refuse_one(prompts: Sequence[object]) -> None:
     """Raise `TypeError` for a prompt by itself: it is a sequence too, of its letters."""
     if isinstance(prompts, str):
         raise TypeError(f"pass a list of prompts, [{prompts[:20]!r}], not a single one")
-
-
-class Conditioner(Protocol):
-    """What a model asks of the part that reads prompts."""
-
-    def read(self, prompts: Sequence[Any]) -> list[Any]:
-        """Prompts cut into tokens, once; `__call__` takes the results as well as the prompts themselves.
-
-        Raises
-        ------
-        ValueError
-            if a prompt is not one that the model reads.
-        """
-        ...
-
-    def __call__(self, prompts: Sequence[Any], size: tuple[int, int] | None = None) -> Conditioning:
-        """The conditions of pictures of ``size`` (height, width) in pixels; "" is the blank condition."""
-        ...

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 MAX_COUNT = 10**6  # of anything that a config counts
-Prediction = Literal["eps", "x0", "v", "flow"]
+Prediction = Literal["eps", "x0", "v", "flow", "edm", "edm_v"]
 Beside = Literal["nothing", "mask", "picture", "low_res", "depth"]
 SamplerName = Literal[
     "ddpm", "ddim", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_3m", "plms", "ipndm", "unipc"
@@ -142,7 +142,9 @@ class DiTConfig:
 class AutoencoderConfig:
     """The picture compressor, KL-regularised (Rombach et al. 2022, section 3.1 and appendix G).
 
-    ``scale`` and ``shift`` turn its latents into ones of about unit variance: ``latents = (z - shift) * scale``.
+    ``scale`` and ``shift`` turn its latents into ones of about unit variance: ``latents = (z - shift) * scale``. Where
+    mean and standard deviation of each latent channel are known (Playground v2.5), these go first:
+    ``latents = (z - latents_mean) / latents_std * scale``.
     """
 
     in_channels: int = 3
@@ -153,9 +155,18 @@ class AutoencoderConfig:
     groups: int = 32
     scale: float = 0.18215
     shift: float = 0.0
+    latents_mean: tuple[float, ...] | None = None  # of each latent channel; None: the same for all, ``shift``
+    latents_std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         _divides("groups", self.groups, [self.channels * m for m in self.mults])
+        if (self.latents_mean is None) != (self.latents_std is None):
+            raise ValueError("latents_mean and latents_std belong together: give both, or neither")
+        for name, values in {"latents_mean": self.latents_mean, "latents_std": self.latents_std}.items():
+            if values is not None and len(values) != self.latent_channels:
+                raise ValueError(
+                    f"{name} has {len(values)} values; give one for each of {self.latent_channels} channels"
+                )
 
     @property
     def factor(self) -> int:
@@ -165,7 +176,7 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """CLIP's causal text transformer (Radford et al. 2021, section 2.4)."""
+    """CLIP's causal text transformer (Radford et al. 2021, section 2.4), and OpenCLIP's (Cherti et al. 2023)."""
 
     vocab: int = 49408  # 512 bytes + merges + 2; a smaller one keeps the first merges only
     length: int = 77
@@ -173,6 +184,9 @@ class TextConfig:
     layers: int = 12
     heads: int = 12
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    mlp_width: int | None = None  # between the two maps of an MLP; None: four times the width
+    projection: int | None = None  # width of the space shared with pictures; None: the text states alone
+    pad: int | None = None  # the token behind the end token; None: the end token again, as CLIP has it
 
 
 @dataclass(frozen=True)
@@ -185,6 +199,16 @@ class VisionConfig:
     layers: int = 24
     heads: int = 16
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    mlp_width: int | None = None  # between the two maps of an MLP; None: four times the width
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """Both towers of CLIP, and the width of the space in which a text and its picture point the same way."""
+
+    text: TextConfig = TextConfig()
+    vision: VisionConfig = VisionConfig()
+    embed_dim: int = 768
 
 
 @dataclass(frozen=True)
@@ -202,11 +226,15 @@ class ClassifierConfig:
 class ScheduleConfig:
     """The forward process. ``kind`` is the reference library's name for it."""
 
-    kind: Literal["linear", "scaled_linear", "cosine", "flow"] = "scaled_linear"
+    kind: Literal["linear", "scaled_linear", "cosine", "flow", "edm"] = "scaled_linear"
     steps: int = 1000
     beta_start: float = 0.00085
     beta_end: float = 0.012
     shift: float = 1.0  # rectified flow only: Esser et al. 2024, equation 23
+    rescale_betas_zero_snr: bool = False  # linear, scaled_linear, cosine: end in pure noise (Lin et al. 2023)
+    sigma_min: float = 0.002  # edm only, as are the next two: Karras et al. 2022, equation 5
+    sigma_max: float = 80.0
+    rho: float = 7.0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ldm_edu.condition import Conditioning, for_batch
 from ldm_edu.config import Prediction
 from ldm_edu.models.network import Network, weight_of
-from ldm_edu.prediction import to_x0
+from ldm_edu.prediction import network_input, to_x0
 from ldm_edu.schedule import Level
 
 
@@ -51,7 +51,8 @@ class NetworkDenoiser:
         ValueError
             if the condition is for another number of pictures, or a shape does not fit the network.
         """
-        out = self.network.step(x.to(weight_of(self.network).dtype), self._at(level, len(x)))  # (B, C, H, W)
+        seen = network_input(self.prediction, x, level).to(weight_of(self.network).dtype)
+        out = self.network.step(seen, self._at(level, len(x)))  # (B, C, H, W)
         return to_x0(self.prediction, out.to(x.dtype), x, level)
 
     def _at(self, level: Level, size: int) -> Any:

@@ -1,9 +1,11 @@
 """What a network predicts: eps, x0, v or flow, all as one line, a * x0 + b * eps.
 
-With x = alpha * x0 + sigma * eps a second line is known, so any of the four gives any other.
+With x = alpha * x0 + sigma * eps a second line is known, so any of the four gives any other. A network with EDM
+preconditioning (Karras et al. 2022) predicts such a mixture too, and also reads a scaled sample: see `Preconditioning`.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -17,10 +19,47 @@ PREDICTIONS: dict[Prediction, Callable[[Tensor, Tensor], tuple[Tensor | float, T
     "v": lambda alpha, sigma: (-sigma, alpha),  # Salimans and Ho 2022, section 4
     "flow": lambda alpha, sigma: (-1.0, 1.0),  # Liu et al. 2022, equation 1, from data to noise
 }
+SIGMA_DATA: dict[Prediction, float] = {"edm": 0.5, "edm_v": 1.0}  # standard deviation of the data, with preconditioning
+
+
+@dataclass(frozen=True)
+class Preconditioning:
+    """What surrounds a network F so that its input, its output and its target all have variance 1.
+
+    ``x0 = c_skip * x + c_out * F(c_in * x, c_noise)`` (Karras et al. 2022, equation 7).
+    """
+
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+    c_noise: Tensor
+
+
+def preconditioning(kind: Prediction, sigma: Tensor) -> Preconditioning:
+    """Karras et al. 2022, table 1, for noise ``sigma`` on data of standard deviation `SIGMA_DATA`.
+
+    With "edm_v" the output has the other sign; for data of variance 1 it is v of the sample c_in * x.
+    """
+    data, sign = SIGMA_DATA[kind], -1 if kind == "edm_v" else 1
+    total = (sigma**2 + data**2).sqrt()
+    return Preconditioning(
+        c_skip=data**2 / total**2,
+        c_out=sign * sigma * data / total,
+        c_in=1 / total,
+        c_noise=sigma.log() / 4,
+    )
+
+
+def network_input(kind: Prediction, x: Tensor, level: Level) -> Tensor:
+    """What the network reads of a noisy ``x`` (B, ...): ``x`` itself, or ``c_in * x`` with EDM preconditioning."""
+    return per_picture(preconditioning(kind, level.sigma).c_in, x) * x if kind in SIGMA_DATA else x
 
 
 def target(kind: Prediction, x0: Tensor, eps: Tensor, level: Level) -> Tensor:
     """What a network that predicts ``kind`` should have said: (B, ...) like ``x0``."""
+    if kind in SIGMA_DATA:
+        x, edm = x0 + per_picture(level.sigma, x0) * eps, preconditioning(kind, level.sigma)
+        return (x0 - per_picture(edm.c_skip, x0) * x) / per_picture(edm.c_out, x0)
     a, b = _line(kind, level, x0)
     return a * x0 + b * eps
 
@@ -41,6 +80,9 @@ def to_x0(kind: Prediction, out: Tensor, x: Tensor, level: Level) -> Tensor:
     """
     if kind == "x0":
         return out
+    if kind in SIGMA_DATA:
+        edm = preconditioning(kind, level.sigma)
+        return per_picture(edm.c_skip, x) * x + per_picture(edm.c_out, x) * out
     alpha, sigma = per_picture(level.alpha, x), per_picture(level.sigma, x)
     a, b = _line(kind, level, x)
     determinant = alpha * b - sigma * a
@@ -59,5 +101,5 @@ def to_eps(x0: Tensor, x: Tensor, level: Level) -> Tensor:
 
 def _line(kind: Prediction, level: Level, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
     if kind not in PREDICTIONS:
-        raise ValueError(f"no prediction is called {kind!r}; choose one of {', '.join(PREDICTIONS)}")
+        raise ValueError(f"no prediction is called {kind!r}; choose one of {', '.join([*PREDICTIONS, *SIGMA_DATA])}")
     return PREDICTIONS[kind](per_picture(level.alpha, like), per_picture(level.sigma, like))

@@ -35,16 +35,18 @@ class Span:
     weight: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chunks:
     """A prompt as the text encoder reads it, window by window.
 
-    ``tokens`` is (n, length) int64, each row with start and end, padded with end. ``weights`` is (n, length), 1 for
-    start, end and padding. ``whole`` is False where the prompt goes on after the last window that is read.
+    ``tokens`` is (n, length) int64, each row with start, end and padding. ``weights`` is (n, length), 1 for start, end
+    and padding. ``padding`` is (n, length) bool, True behind the end token: encoders that differ in nothing else are
+    padded with different tokens. ``whole`` is False where the prompt goes on after the last window that is read.
     """
 
     tokens: Tensor
     weights: Tensor
+    padding: Tensor
     whole: bool = True
 
 
@@ -97,13 +99,12 @@ def chunks(tokenizer: Tokenizer, prompt: str, most: int = MOST_CHUNKS) -> Chunks
             break
         rows[-1].append((token, weight))
     kept = rows[:most]
-    tokens = torch.full((len(kept), tokenizer.length), tokenizer.end)  # (n, length)
-    weights = torch.ones(len(kept), tokenizer.length)
-    tokens[:, 0] = tokenizer.start
+    tokens = torch.tensor([tokenizer.padded([token for token, _ in row]) for row in kept])  # (n, length)
+    weights = torch.ones(tokens.shape)  # (n, length)
     for i, row in enumerate(kept):
-        for j, (token, weight) in enumerate(row, start=1):
-            tokens[i, j], weights[i, j] = token, weight
-    return Chunks(tokens, weights, whole=len(rows) <= most)
+        weights[i, 1 : 1 + len(row)] = torch.tensor([weight for _, weight in row])
+    used = torch.tensor([[len(row) + 2] for row in kept])  # (n, 1) with start and end
+    return Chunks(tokens, weights, padding=torch.arange(tokenizer.length) >= used, whole=len(rows) <= most)
 
 
 def _tokens(tokenizer: Tokenizer, prompt: str) -> Iterator[tuple[int, float, int]]:

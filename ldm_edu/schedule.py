@@ -87,17 +87,17 @@ class VariancePreserving:
 
     Parameters
     ----------
-    alpha_bar : (steps,) falling, all in (0, 1).
+    alpha_bar : (steps,) falling, all below 1; the last may be 0, pure noise, where the ratio is infinite.
 
     Raises
     ------
     ValueError
-        if they do not fall, or one is outside; a chain that ends in pure noise, alpha_bar 0, has an infinite ratio.
+        if they do not fall, or one is outside.
     """
 
     def __init__(self, alpha_bar: Tensor) -> None:
-        if len(alpha_bar) < 2 or not ((alpha_bar > 0) & (alpha_bar < 1)).all() or (alpha_bar.diff() >= 0).any():
-            raise ValueError("alpha_bar must fall from below 1 to above 0, with at least two values; see linear()")
+        if len(alpha_bar) < 2 or not ((alpha_bar >= 0) & (alpha_bar < 1)).all() or (alpha_bar.diff() >= 0).any():
+            raise ValueError("alpha_bar must fall from below 1 to 0 or above, with at least two values; see linear()")
         self.alpha_bar = alpha_bar.double()  # (steps,)
         self.ratios = ((1 - self.alpha_bar) / self.alpha_bar).sqrt()  # (steps,) rising
 
@@ -119,6 +119,8 @@ class VariancePreserving:
     def level(self, t: Tensor | float) -> Level:
         """The level at time ``t`` in [0, steps - 1], 0-d or (B,), fractional ones too.
 
+        Where the last time is pure noise, so is every fractional one between it and the last but one.
+
         Raises
         ------
         ValueError
@@ -128,9 +130,10 @@ class VariancePreserving:
         ratios = self.ratios.to(t.device)
         low = t.floor().long().clamp(max=self.last - 1)
         weight = t - low
-        ratio = (1 - weight) * ratios[low] + weight * ratios[low + 1]
+        above = torch.where(weight > 0, weight * ratios[low + 1], 0.0)  # 0 times an infinite ratio is 0 here
+        ratio = (1 - weight) * ratios[low] + above
         alpha = 1 / (1 + ratio**2).sqrt()
-        return Level(t, alpha, ratio * alpha)
+        return Level(t, alpha, torch.where(ratio.isinf(), 1.0, ratio * alpha))
 
     def clean(self) -> Level:
         """alpha_bar = 1: one step before time 0, hence at time -1."""
@@ -185,6 +188,50 @@ class RectifiedFlow:
         return self.level(0.0)
 
 
+class EDM:
+    """Noise that is added to unscaled data, x = x0 + sigma eps, sigma from ``sigma_max`` to ``sigma_min``.
+
+    (Karras et al. 2022, table 1.) Times run from 0 to ``steps - 1`` in equal strides of sigma ** (1 / rho) (equation
+    5), so that linspace spacing gives the paper's steps. The network is told ``t = log(sigma) / 4``, their c_noise.
+    """
+
+    def __init__(self, steps: int, sigma_min: float, sigma_max: float, rho: float) -> None:
+        self._steps = steps
+        self.rho = rho
+        self.ends = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+
+    @property
+    def steps(self) -> int:
+        """The number of whole times."""
+        return self._steps
+
+    @property
+    def first(self) -> int:
+        """Time 0: ``sigma_min``."""
+        return 0
+
+    @property
+    def last(self) -> int:
+        """Time ``steps - 1``: ``sigma_max``."""
+        return self._steps - 1
+
+    def level(self, t: Tensor | float) -> Level:
+        """The level at time ``t`` in [0, steps - 1], 0-d or (B,); its own ``t`` is the network's.
+
+        Raises
+        ------
+        ValueError
+            if a time lies outside.
+        """
+        low, high = self.ends
+        sigma = (low + _times(t, self.last) / self.last * (high - low)) ** self.rho
+        return Level(sigma.log() / 4, torch.ones_like(sigma), sigma)
+
+    def clean(self) -> Level:
+        """sigma = 0, at the network's time minus infinity."""
+        return Level(*torch.tensor([-math.inf, 1.0, 0.0], dtype=torch.float64))
+
+
 def linear(steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> VariancePreserving:
     """beta rises linearly (Ho et al. 2020, section 4, with the range of Rombach et al. 2022)."""
     _check_betas(steps, beta_start, beta_end)
@@ -216,6 +263,26 @@ def flow(steps: int = 1000, shift: float = 1.0) -> RectifiedFlow:
     return RectifiedFlow(steps, shift)
 
 
+def edm(steps: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> EDM:
+    """Karras et al. 2022; CosXL goes up to a ``sigma_max`` of 120."""
+    _check_steps(steps)
+    if not 0 < sigma_min < sigma_max < math.inf or not 0 < rho < math.inf:
+        raise ValueError(
+            f"sigma_min={sigma_min}, sigma_max={sigma_max} and rho={rho} make no schedule; sigma must rise from above "
+            "0, as from 0.002 to 80 with rho 7"
+        )
+    return EDM(steps, sigma_min, sigma_max, rho)
+
+
+def zero_terminal_snr(schedule: VariancePreserving) -> VariancePreserving:
+    """The same chain shifted and stretched to end in pure noise (Lin et al. 2023, algorithm 1).
+
+    sqrt(alpha_bar) keeps its first value and falls to 0. Only a network that predicts v, x0 or flow can start there.
+    """
+    root = schedule.alpha_bar.sqrt()  # (steps,)
+    return VariancePreserving(((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2)
+
+
 def make_schedule(config: ScheduleConfig) -> NoiseSchedule:
     """The schedule that a config names.
 
@@ -225,15 +292,21 @@ def make_schedule(config: ScheduleConfig) -> NoiseSchedule:
         for an unknown kind, or numbers that make no schedule.
     """
     match config.kind:
-        case "linear":
-            return linear(config.steps, config.beta_start, config.beta_end)
-        case "scaled_linear":
-            return scaled_linear(config.steps, config.beta_start, config.beta_end)
-        case "cosine":
-            return cosine(config.steps)
         case "flow":
             return flow(config.steps, config.shift)
-    raise ValueError(f"no schedule is called {config.kind!r}; choose linear, scaled_linear, cosine or flow")
+        case "edm":
+            return edm(config.steps, config.sigma_min, config.sigma_max, config.rho)
+        case "linear":
+            chain = linear(config.steps, config.beta_start, config.beta_end)
+        case "scaled_linear":
+            chain = scaled_linear(config.steps, config.beta_start, config.beta_end)
+        case "cosine":
+            chain = cosine(config.steps)
+        case _:
+            raise ValueError(
+                f"no schedule is called {config.kind!r}; choose linear, scaled_linear, cosine, flow or edm"
+            )
+    return zero_terminal_snr(chain) if config.rescale_betas_zero_snr else chain
 
 
 def levels(schedule: NoiseSchedule, steps: int, spacing: Spacing = "trailing", final: Final = "zero") -> list[Level]:
@@ -294,6 +367,14 @@ def add_noise(x0: Tensor, eps: Tensor, level: Level) -> Tensor:
     return per_picture(level.alpha, x0) * x0 + per_picture(level.sigma, x0) * eps
 
 
+def pure_noise(noise: Tensor, level: Level) -> Tensor:
+    """A sample at ``level``, which is 0-d, of data nobody knows: noise (B, ...) with their standard deviation.
+
+    Clean samples have variance 1, and noisy ones alpha^2 + sigma^2: 1 where a schedule preserves the variance.
+    """
+    return torch.hypot(level.alpha, level.sigma) * noise
+
+
 def per_picture(value: Tensor, like: Tensor) -> Tensor:
     """A factor of a level in the shape to multiply a batch with: 0-d stays, (B,) becomes (B, 1, ..., 1) as ``like``."""
     if value.ndim == 0:
@@ -315,10 +396,11 @@ def _spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing) -> Tensor:
         case "linspace":
             return torch.linspace(schedule.last, schedule.first, steps, dtype=torch.float64)
         case "karras":
-            if not isinstance(schedule, VariancePreserving):
+            if not isinstance(schedule, VariancePreserving) or schedule.ratios[-1].isinf():
                 raise ValueError(
-                    "karras spacing needs a VariancePreserving schedule: it divides sigma / alpha, which is infinite "
-                    "where a rectified flow starts; use trailing or linspace"
+                    "karras spacing needs a VariancePreserving schedule with a signal at every time: it divides sigma "
+                    "/ alpha, which is infinite where a rectified flow or a zero-SNR schedule starts; use trailing "
+                    "spacing, or linspace"
                 )
             ends = schedule.ratios[[schedule.last, schedule.first]] ** (1 / 7)
             ratios = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, steps, dtype=torch.float64)) ** 7

@@ -53,21 +53,28 @@ class Tokenizer:
         small model does with fewer, and spells rare words out.
     length
         number of tokens of every text after padding, start and end included.
+    pad
+        the token that fills a text up behind its end. None: the end token again, as CLIP has it. OpenCLIP has 0, which
+        is "!" before more punctuation; a "!" that stands alone is token 256, and stays so.
 
     Raises
     ------
     ValueError
-        if ``vocab`` is not between 514 and 49,408, or ``length`` leaves no room for start and end.
+        if ``vocab`` is not between 514 and 49,408, ``length`` leaves no room for start and end, or ``pad`` is not a
+        token.
     """
 
     vocab: int = FULL_VOCAB
     length: int = 77
+    pad: int | None = None
 
     def __post_init__(self) -> None:
         if not _BYTES + 2 <= self.vocab <= FULL_VOCAB:
             raise ValueError(f"vocab={self.vocab}: choose between {_BYTES + 2} (bytes only) and {FULL_VOCAB} (CLIP's)")
         if self.length < 2:
             raise ValueError(f"length={self.length} leaves no room for the start and end tokens; choose 2 or more")
+        if self.pad is not None and not 0 <= self.pad < self.vocab:
+            raise ValueError(f"pad={self.pad} is not a token of this vocabulary; choose one from 0 to {self.end}")
 
     @property
     def start(self) -> int:
@@ -76,21 +83,27 @@ class Tokenizer:
 
     @property
     def end(self) -> int:
-        """The token every text ends with, and is padded with."""
+        """The token every text ends with."""
         return self.vocab - 1
 
+    @property
+    def padding(self) -> int:
+        """The token behind the end."""
+        return self.end if self.pad is None else self.pad
+
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Texts to tokens (B, length), int64: start, the text's first ``length - 2`` tokens, end, padded with end.
+        """Texts to tokens (B, length), int64: start, the text's first ``length - 2`` tokens, end, padding.
 
         What does not fit is dropped; `truncated` tells what that is.
         """
         if isinstance(texts, str):
             raise TypeError(f"pass a list of texts, [{texts[:20]!r}], not a single one")
-        rows = torch.full((len(texts), self.length), self.end)  # (B, length)
-        for row, text in zip(rows, texts, strict=True):
-            ids = [self.start, *islice(self._tokens(text), self.length - 2)]
-            row[: len(ids)] = torch.tensor(ids)
-        return rows
+        rows = [self.padded(list(islice(self._tokens(text), self.length - 2))) for text in texts]
+        return torch.tensor(rows, dtype=torch.long).reshape(len(rows), self.length)  # (B, length)
+
+    def padded(self, tokens: Sequence[int]) -> list[int]:
+        """Start, at most ``length - 2`` tokens, end, and padding up to ``length``."""
+        return [self.start, *tokens, self.end, *[self.padding] * (self.length - 2 - len(tokens))]
 
     def encode(self, text: str) -> list[int]:
         """All tokens of a text, without start and end, however many."""
@@ -131,7 +144,8 @@ class Tokenizer:
     def files(self) -> dict[str, str]:
         """The text of the files from which `transformers` makes the same tokenizer, by their names."""
         known = _vocabulary(self.vocab)
-        special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
+        pad = END if self.pad is None else next(piece for piece, token in known.ids.items() if token == self.pad)
+        special = {"bos_token": START, "eos_token": END, "pad_token": pad, "unk_token": END}
         config = special | {"model_max_length": self.length, "tokenizer_class": "CLIPTokenizer", "do_lower_case": True}
         merges = [f"{left} {right}" for left, right in known.ranks]
         return {

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from ldm_edu.config import Preset, UNetConfig
+from ldm_edu.config import Beside, Preset, UNetConfig, UNetPreset
 from ldm_edu.families import TOY
 from ldm_edu.model import LatentDiffusion
 from ldm_edu.models.unet import UNet
@@ -20,9 +20,10 @@ def lively(preset: Preset, seed: int = 0) -> LatentDiffusion:
     return model
 
 
-def toy_with(in_channels: int) -> Preset:
-    """The toy preset, whose U-Net takes that many channels."""
-    return replace(TOY, unet=replace(TOY.unet, in_channels=in_channels))
+def toy_with(in_channels: int) -> UNetPreset:
+    """The toy preset, whose U-Net reads a mask (9 channels) or a picture (8) besides the 4 of the sample."""
+    beside: dict[int, Beside] = {4: "nothing", 8: "picture", 9: "mask"}
+    return replace(TOY, unet=replace(TOY.unet, in_channels=in_channels, beside=beside[in_channels]))
 
 
 def awake(config: UNetConfig, seed: int = 1) -> UNet:

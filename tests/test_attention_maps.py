@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import nn
 
 from ldm_edu.attention_maps import attention_weights, watch_attention
+from ldm_edu.condition import Conditioning
 from ldm_edu.families import TOY
 from ldm_edu.model import LatentDiffusion
 from ldm_edu.models.unet import UNet
@@ -46,7 +47,7 @@ def test_maps_of_a_network_equal_the_direct_computation(model: LatentDiffusion) 
     handle = layer.register_forward_pre_hook(lambda module, args: caught.update(x=args[0], pair=args[1]))
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     with watch_attention(unet) as maps, torch.no_grad():
-        unet(x, t=torch.tensor(500), context=cond.context)
+        unet(x, torch.tensor(500), cond)
     handle.remove()
     last = maps.seen[-1]
     assert (last.call, last.layer) == (0, len(transformers) - 1)
@@ -73,7 +74,7 @@ def test_coarse_maps_are_enlarged_and_rows_still_sum_to_1() -> None:
     config = dataclasses.replace(TOY.unet, depth=(1, 1))
     unet = UNet(config)
     with watch_attention(unet) as maps, torch.no_grad():
-        unet(torch.randn(2, 4, 8, 12), t=torch.tensor(3), context=torch.randn(2, 7, 32))
+        unet(torch.randn(2, 4, 8, 12), torch.tensor(3), Conditioning(torch.randn(2, 7, 32)))
     assert {tuple(each.weights.shape[-2:]) for each in maps.seen} == {(8, 12), (4, 6)}
     torch.testing.assert_close(maps.average().sum(dim=1), torch.ones(2, 8, 12))
     assert maps.average(layers=[1]).shape[-2:] == (4, 6)
@@ -84,7 +85,7 @@ def test_hooks_are_removed_even_after_an_error(model: LatentDiffusion) -> None:
         assert hooks_of(model.unet) > 0
     assert hooks_of(model.unet) == 0
     with pytest.raises(ValueError, match="expected x of shape"), watch_attention(model.unet):
-        model.unet(torch.zeros(1, 9, 8, 8))
+        model.unet(torch.zeros(1, 9, 8, 8), torch.tensor(3), model.condition([""]))
     assert hooks_of(model.unet) == 0
 
 

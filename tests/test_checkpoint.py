@@ -17,18 +17,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ldm_edu.checkpoint.io import (
-    CheckpointError,
-    has_part,
-    load_preset,
-    load_tensors,
-    refuse_pickle,
-    save_checkpoint,
-    save_tensors,
-)
+from ldm_edu.checkpoint.io import has_part, load_preset, load_tensors, save_checkpoint, save_tensors
 from ldm_edu.checkpoint.open import open_checkpoint
 from ldm_edu.families import EMOJI, FASHION, PRESETS, SHAPES, TOY
 from ldm_edu.files import SaveError
+from ldm_edu.weights.errors import CheckpointError, refuse_pickle
 from ldm_edu.weights.files import read_file
 from ldm_edu.weights.fit import load_into
 

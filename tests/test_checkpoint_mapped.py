@@ -95,8 +95,8 @@ import json, re, struct, sys, torch
 from pathlib import Path
 from ldm_edu.build import build_on_meta
 from ldm_edu.checkpoint.fill import pairs_of
-from ldm_edu.checkpoint.single_file import NOTE, PREFIXES
-from ldm_edu.families import SD15
+from ldm_edu.checkpoint.single_file import NOTE
+from ldm_edu.families import SD15, family_of
 from ldm_edu.config import to_dict
 from ldm_edu.model import LatentDiffusion
 import dataclasses
@@ -114,11 +114,12 @@ preset = dataclasses.replace(
 )
 size = {"F32": 4, "F16": 2}[stored]
 header, end = {"__metadata__": {NOTE: json.dumps(to_dict(preset))}}, 0
-for part, module in build_on_meta(preset).items():
-    state = module.state_dict()
-    for pair in pairs_of(part, preset, "compvis", "text_model."):
+networks = build_on_meta(preset)
+for part in family_of(preset).parts_of(preset):
+    state = networks[part.name].state_dict()
+    for pair in pairs_of(part, preset, "original"):
         shape = [*state[pair.ours].shape, *([1, 1] if pair.conv else [])]
-        header[PREFIXES[part] + pair.theirs] = {
+        header[part.prefix + pair.theirs] = {
             "dtype": stored, "shape": shape, "data_offsets": [end, end + size * torch.Size(shape).numel()]
         }
         end += size * torch.Size(shape).numel()

@@ -141,7 +141,7 @@ def test_what_a_class_model_steers_away_from_is_a_number_too(place: Path) -> Non
         done = run("generate", "3", *how, "--negative", negative, "--out", f"not{negative}.png", cwd=place)
         assert done.returncode == 0, done.stderr
     assert read_metadata(place / "not5.png")["negative"] == "5"
-    assert "'shoes' is no class" in refused(run("generate", "3", *how, "--negative", "shoes", cwd=place))
+    assert "'shoes' is not a class" in refused(run("generate", "3", *how, "--negative", "shoes", cwd=place))
 
 
 def test_a_single_large_picture_is_written_without_a_frame(place: Path, toy: Path) -> None:

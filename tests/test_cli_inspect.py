@@ -25,7 +25,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one(toy: Path) -> Path:
     """The same in one file."""
     path = toy.parent / "one.safetensors"
-    assert run("convert", toy, path, "--to", "compvis").returncode == 0
+    assert run("convert", toy, path, "--to", "original").returncode == 0
     return path
 
 
@@ -191,7 +191,7 @@ def test_a_picture_whose_notes_a_terminal_would_obey(tmp_path: Path) -> None:
     assert "\nmodel " not in done.stdout and "prompt          苹果 é\n" in done.stdout
 
 
-@pytest.mark.parametrize("out, to", [("out", "compvis"), ("out.safetensors", "diffusers"), ("out.ckpt", "compvis")])
+@pytest.mark.parametrize("out, to", [("out", "original"), ("out.safetensors", "diffusers"), ("out.ckpt", "original")])
 def test_an_output_that_does_not_fit_the_layout(toy: Path, tmp_path: Path, out: str, to: str) -> None:
     assert "NAME.safetensors" in refused(run("convert", toy, tmp_path / out, "--to", to))
     assert list(tmp_path.iterdir()) == []

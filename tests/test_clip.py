@@ -1,6 +1,7 @@
 """CLIP: counts, causality, the end token, unit vectors, sizes that do not fit."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,6 +51,17 @@ def test_pooled_is_the_state_of_the_first_end_token(text: TextEncoder) -> None:
     assert torch.equal(states.pooled[2], states.last[2, 15])
 
 
+def test_every_state_is_returned() -> None:
+    config = replace(TOY.text, layers=2, projection=24)
+    text, tokens = TextEncoder(config).eval(), torch.randint(0, 1000, (2, 16))
+    states = text(tokens)
+    assert len(states.hidden) == 3 and torch.equal(text.layers[1](states.hidden[-2]), states.hidden[-1])
+    assert torch.equal(text.norm(states.hidden[-1]), states.last)
+    assert states.projected is not None and text.proj is not None
+    assert torch.equal(states.projected, text.proj(states.pooled)) and states.projected.shape == (2, 24)
+    assert TextEncoder(TOY.text)(tokens).projected is None
+
+
 def test_states_are_normalised(text: TextEncoder) -> None:
     last = text(torch.randint(0, 1000, (2, 16))).last
     torch.testing.assert_close(last.mean(-1), torch.zeros(2, 16), atol=1e-5, rtol=0)
@@ -95,7 +107,7 @@ def test_gradients_reach_every_weight(clip: CLIP) -> None:
     clip(tokens, images).log_softmax(dim=1).trace().backward()
     # a bias of keys adds the same to all of a query's scores, which softmax takes away again
     idle = [n for n, p in clip.named_parameters() if p.grad is None or not p.grad.any()]
-    assert [name for name in idle if not name.endswith("key.bias")] == []
+    assert [name for name in idle if not name.endswith("to_k.bias")] == []
 
 
 def test_a_fresh_clip_knows_nothing() -> None:

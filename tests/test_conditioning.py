@@ -1,5 +1,7 @@
 """Conditions: made, repeated, joined; blank ones."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -65,6 +67,32 @@ def test_a_weight_moves_a_state_along_the_line_from_the_blank(text: TextConditio
         torch.testing.assert_close(states[0, 2], blank[0, 2] + weight * (plain[0, 2] - blank[0, 2]))
         torch.testing.assert_close(states[0, [0, 1, *range(3, 16)]], plain[0, [0, 1, *range(3, 16)]])
     assert torch.equal(text(["a (b:1)"]).context, plain)  # type: ignore[arg-type]
+
+
+def test_prompts_are_tokenized_once(text: TextConditioner, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = text(["red apple", "a (b:2)", "red apple"]).context
+    read = text.read(["red apple", "a (b:2)", "red apple"])
+    assert read[0] is read[2]
+    monkeypatch.setattr("ldm_edu.conditioners.text.chunks", lambda *_: pytest.fail("tokenized again"))
+    assert wanted is not None and torch.equal(text(read).context, wanted)  # type: ignore[arg-type]
+
+
+def test_layers_are_left_out_before_the_norm(text: TextConditioner) -> None:
+    assert TOY.text
+    encoder = TextEncoder(replace(TOY.text, layers=3))
+    fewer = TextEncoder(replace(TOY.text, layers=1))
+    fewer.load_state_dict(encoder.state_dict(), strict=False)
+    skipped = TextConditioner(text.tokenizer, encoder, skip=2)(["a (red:1.3) apple"]).context
+    wanted = TextConditioner(text.tokenizer, fewer)(["a (red:1.3) apple"]).context
+    assert skipped is not None and wanted is not None and torch.equal(skipped, wanted)
+    with pytest.raises(ValueError, match="skip=3 must lie from 0 to 2"):
+        TextConditioner(text.tokenizer, encoder, skip=3)
+
+
+def test_padding_is_the_encoder_s_own(text: TextConditioner) -> None:
+    other = TextConditioner(Tokenizer(1024, 16, pad=0), text.encoder)
+    assert torch.equal(other(text.read(["red apple"])).context, other(["red apple"]).context)  # type: ignore[arg-type]
+    assert not torch.equal(other(["red apple"]).context, text(["red apple"]).context)  # type: ignore[arg-type]
 
 
 def test_no_prompts_make_no_condition(text: TextConditioner) -> None:

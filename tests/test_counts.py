@@ -4,13 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from ldm_edu.conditioners.classes import ClassConditioner
-from ldm_edu.config import Preset
+from ldm_edu.build import build
+from ldm_edu.config import Preset, UNetPreset
 from ldm_edu.counts import parameter_counts
 from ldm_edu.families import PRESETS, SD15, TOY
-from ldm_edu.models.autoencoder import AutoencoderKL
-from ldm_edu.models.clip import CLIP, TextEncoder
-from ldm_edu.models.unet import UNet
+from ldm_edu.models.clip import CLIP
 
 
 def test_stable_diffusion_to_the_last_parameter() -> None:
@@ -35,15 +33,10 @@ def test_the_parts_add_up_to_the_models(preset: Preset) -> None:
     counts = parameter_counts(preset)
     total = sum(sum(parts.values()) for parts in counts.values())
     with torch.device("meta"):
-        models: list[nn.Module] = [UNet(preset.unet)]
-        if preset.autoencoder:
-            models.append(AutoencoderKL(preset.autoencoder))
-        if preset.text and preset.vision and preset.embed_dim:
-            models.append(CLIP(preset.text, preset.vision, preset.embed_dim))
-        elif preset.text:
-            models.append(TextEncoder(preset.text))
-        if preset.classes and preset.unet.vector_dim:
-            models.append(ClassConditioner(preset.classes, preset.unet.vector_dim))
+        models = list(build(preset).values())
+        if isinstance(preset, UNetPreset) and preset.text and preset.vision and preset.embed_dim:
+            whole = CLIP(preset.text, preset.vision, preset.embed_dim)
+            models += [whole.vision, whole.text_proj, whole.vision_proj, nn.ParameterList([whole.logit_scale])]
     assert total == sum(p.numel() for model in models for p in model.parameters())
 
 

@@ -42,7 +42,7 @@ def calls(unet: UNet, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(unet, name, call)
 
-    for name in ("forward", "context_states", "time_states"):
+    for name in ("step", "context_states", "time_states"):
         counted(name)
     return counts
 
@@ -54,14 +54,14 @@ def test_it_is_the_network_and_its_prediction(unet: UNet, kind: Prediction, know
     denoise = NetworkDenoiser(unet, kind, cond, RUN if known else None)
     for level in RUN[:-1]:
         with torch.no_grad():
-            out = unet(x, level.t.float(), cond.context)
+            out = unet(x, level.t.float(), cond)
         torch.testing.assert_close(denoise(x, level), to_x0(kind, out, x, level))
 
 
 def test_what_stays_the_same_is_computed_once(unet: UNet, calls: Counter[str]) -> None:
     denoise = NetworkDenoiser(unet, "v", condition(2), RUN)
     list(dpmpp_2m(denoise, initial_noise([1, 2], SHAPE), RUN))
-    assert calls == {"forward": 6, "context_states": 1, "time_states": 1}
+    assert calls == {"step": 6, "context_states": 1, "time_states": 1}
 
 
 def test_levels_that_were_not_announced(unet: UNet, calls: Counter[str]) -> None:
@@ -96,7 +96,7 @@ def test_a_vector_is_each_picture_s_own(known: bool) -> None:
     denoise = NetworkDenoiser(unet, "v", Conditioning(vector=vector), RUN if known else None)
     for level in RUN[:-1]:
         with torch.no_grad():
-            out = unet(x, level.t.float(), vector=vector)
+            out = unet(x, level.t.float(), Conditioning(vector=vector))
         torch.testing.assert_close(denoise(x, level), to_x0("v", out, x, level))
     swapped = NetworkDenoiser(unet, "v", Conditioning(vector=vector.flip(0)), RUN)(x, RUN[3])
     assert not torch.allclose(swapped, denoise(x, RUN[3]))
@@ -104,11 +104,11 @@ def test_a_vector_is_each_picture_s_own(known: bool) -> None:
 
 def test_channels_laid_beside_the_sample() -> None:
     """Inpainting: a mask of one channel and the latents of the masked picture."""
-    unet = awake(replace(TOY.unet, in_channels=9))
+    unet = awake(replace(TOY.unet, in_channels=9, beside="mask"))
     cond = Conditioning(condition(2).context, concat=torch.randn(2, 5, 8, 8))
     x = initial_noise([1, 2], SHAPE)
     with torch.no_grad():
-        out = unet(torch.cat([x, cond.concat], dim=1), RUN[1].t.float(), cond.context)
+        out = unet(x, RUN[1].t.float(), cond)
     x0 = NetworkDenoiser(unet, "eps", cond, RUN)(x, RUN[1])
     assert x0.shape == x.shape
     torch.testing.assert_close(x0, to_x0("eps", out, x, RUN[1]))

@@ -239,9 +239,15 @@ def test_the_three_branches_are_one_batch_or_three() -> None:
             cfg2(both, image, neither, *scales)
 
 
-def test_a_network_with_other_channels_is_refused() -> None:
-    with pytest.raises(ValueError, match="3 channels beside the sample's 4"):
-        lively(toy_with(7)).generate(["a"], edit=Edit(pictures()))
+def test_a_network_that_reads_what_no_picture_gives_is_refused() -> None:
+    preset = dataclasses.replace(TOY, unet=dataclasses.replace(TOY.unet, in_channels=5, beside="depth"))
+    with pytest.raises(ValueError, match="reads 'depth' besides the sample"):
+        lively(preset).generate(["a"], edit=Edit(pictures()))
+
+
+def test_channels_that_do_not_fit_what_a_network_reads_are_refused() -> None:
+    with pytest.raises(ValueError, match="in_channels=7 and out_channels=4 do not fit beside='mask'"):
+        dataclasses.replace(TOY.unet, in_channels=7, beside="mask")
 
 
 # --- what cannot be -------------------------------------------------------------------------------------------------

@@ -15,12 +15,12 @@ import safetensors.torch
 import torch
 from command import Done, lively_toy, run
 
-from ldm_edu.checkpoint.fill import pairs_of, parts_of
-from ldm_edu.checkpoint.single_file import PREFIXES
-from ldm_edu.families import SD15
+from ldm_edu.checkpoint.fill import pairs_of
+from ldm_edu.families import SD15, family_of
 
 pytestmark = pytest.mark.slow  # each takes a blink; there are more than two hundred
 
+PREFIXES = {part.name: part.prefix for part in family_of(SD15).parts}
 COMMANDS = ("inspect", "convert", "generate")
 Make = Callable[[Path, Path], Path]  # the folder to write in, a sound file to spoil -> the hostile file
 
@@ -29,7 +29,7 @@ Make = Callable[[Path, Path], Path]  # the folder to write in, a sound file to s
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model in one file."""
     place = tmp_path_factory.mktemp("sound")
-    done = run("convert", lively_toy(place / "toy"), place / "one.safetensors", "--to", "compvis")
+    done = run("convert", lively_toy(place / "toy"), place / "one.safetensors", "--to", "original")
     assert done.returncode == 0, done.stderr
     return place / "one.safetensors"
 
@@ -262,9 +262,9 @@ def test_ten_gigabytes_of_nothing(tmp_path: Path) -> None:
 def header_of_stable_diffusion(path: Path, change: dict[str, list[int]]) -> None:
     """All names of Stable Diffusion 1.5 with the shapes of one number each, some of them changed."""
     header: dict[str, Any] = {}
-    for part in parts_of(SD15):
-        for pair in pairs_of(part, SD15, "compvis", "text_model."):
-            name = PREFIXES[part] + pair.theirs
+    for part in family_of(SD15).parts_of(SD15):
+        for pair in pairs_of(part, SD15, "original"):
+            name = f"{part.prefix}{pair.theirs}"
             shape = change.get(name, [1, 768] if name.endswith("attn2.to_k.weight") else [1])
             start = len(header) and list(header.values())[-1]["data_offsets"][1]
             header[name] = tensor(start, start + 4 * torch.Size(shape).numel(), shape)
@@ -331,7 +331,7 @@ def test_numbers_too_large_for_half_precision(tmp_path: Path, sound: Path) -> No
     with safetensors.safe_open(sound, framework="pt") as opened:
         safetensors.torch.save_file(file, tmp_path / "sd.safetensors", opened.metadata())
     out = tmp_path / "half.safetensors"
-    done = run("convert", tmp_path / "sd.safetensors", out, "--to", "compvis", "--dtype", "float16")
+    done = run("convert", tmp_path / "sd.safetensors", out, "--to", "original", "--dtype", "float16")
     assert "infinite" in sentence(done) and not out.exists()
 
 

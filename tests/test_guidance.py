@@ -44,7 +44,7 @@ def unet() -> UNet:
 def batches(unet: UNet) -> Iterator[list[int]]:
     """The batch size of each run of the network."""
     sizes: list[int] = []
-    hook = unet.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    hook = unet.conv_in.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     yield sizes
     hook.remove()
 

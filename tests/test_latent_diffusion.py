@@ -12,7 +12,7 @@ import torch
 from lively import lively
 
 from ldm_edu.checkpoint.find import shipped_checkpoints
-from ldm_edu.config import Preset, ScheduleConfig, UNetConfig
+from ldm_edu.config import Preset, ScheduleConfig, UNetConfig, UNetPreset
 from ldm_edu.families import TOY
 from ldm_edu.files import SaveError
 from ldm_edu.guidance import cfg
@@ -21,7 +21,7 @@ from ldm_edu.samplers import SAMPLERS, ddpm, dpmpp_2m, initial_noise
 from ldm_edu.schedule import levels
 from ldm_edu.weights.errors import CheckpointError
 
-PIXELS = Preset(
+PIXELS = UNetPreset(
     name="pixels",
     size=8,
     unet=UNetConfig(
@@ -168,10 +168,10 @@ def test_what_is_saved_is_loaded(tmp_path: Path, preset: Preset) -> None:
     model = lively(preset)
     model.save(tmp_path / "mine", dtype=torch.float32)
     again = LatentDiffusion.from_pretrained(tmp_path / "mine")
-    assert again.preset == preset and again.modules().keys() == model.networks.keys()
+    assert again.preset == preset and again.networks.keys() == model.networks.keys()
     prompt = 3 if preset.classes else "red apple" if preset.text else ""
     torch.testing.assert_close(draw(again, [prompt]), draw(model, [prompt]), rtol=1e-4, atol=1e-5)
-    assert not any(module.training for module in again.modules().values())
+    assert not any(module.training for module in again.networks.values())
 
 
 def test_loading_sets_every_weight(tmp_path: Path, toy: LatentDiffusion) -> None:
@@ -179,8 +179,8 @@ def test_loading_sets_every_weight(tmp_path: Path, toy: LatentDiffusion) -> None
     for seed in (1, 2):
         torch.manual_seed(seed)
         again = LatentDiffusion.from_pretrained(tmp_path)
-        for name, module in again.modules().items():
-            wanted = toy.modules()[name].state_dict()
+        for name, module in again.networks.items():
+            wanted = toy.networks[name].state_dict()
             assert all(torch.equal(tensor, wanted[key]) for key, tensor in module.state_dict().items())
 
 
@@ -205,7 +205,7 @@ def test_a_folder_called_like_a_shipped_checkpoint(
     monkeypatch.chdir(tmp_path)
     toy.save(tmp_path / "data" / "checkpoints" / "apples")
     other = dataclasses.replace(TOY, name="other")
-    LatentDiffusion(other, **toy.modules()).save("apples")  # type: ignore[arg-type]
+    LatentDiffusion(other, toy.networks).save("apples")
     assert LatentDiffusion.from_pretrained("apples").preset.name == "toy"
     assert LatentDiffusion.from_pretrained("./apples").preset.name == "other"
     assert LatentDiffusion.from_pretrained(Path("apples")).preset.name == "other"
@@ -292,7 +292,7 @@ def test_any_prompt_draws_a_picture(toy: LatentDiffusion, prompt: str) -> None:
 def test_a_prompt_by_itself_is_refused(toy: LatentDiffusion) -> None:
     with pytest.raises(TypeError, match="list"):
         toy.condition("red apple")
-    with pytest.raises(ValueError, match="draws from texts"):
+    with pytest.raises(ValueError, match="must be a text, not 3"):
         toy.condition([3])
 
 

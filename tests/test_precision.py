@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from ldm_edu.nn import precision
+from ldm_edu.kernels import precision
 
 
 @pytest.fixture(autouse=True)

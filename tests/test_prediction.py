@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from ldm_edu.config import Prediction
-from ldm_edu.prediction import PREDICTIONS, target, to_eps, to_x0
-from ldm_edu.schedule import Level, NoiseSchedule, add_noise, flow, scaled_linear
+from ldm_edu.prediction import PREDICTIONS, SIGMA_DATA, network_input, preconditioning, target, to_eps, to_x0
+from ldm_edu.schedule import Level, NoiseSchedule, add_noise, edm, flow, scaled_linear, zero_terminal_snr
 
 SCHEDULES = [scaled_linear(), flow(shift=3.0)]
 
@@ -46,11 +46,11 @@ def test_the_published_formulas() -> None:
 def test_pure_noise() -> None:
     eps = torch.randn(2, 4, 3, 3)
     x0 = torch.randn(2, 4, 3, 3)
-    level = flow().level(1000)
-    for kind in ("v", "flow", "x0"):
-        torch.testing.assert_close(to_x0(kind, target(kind, x0, eps, level), eps, level), x0)
-    with pytest.raises(ValueError, match="says nothing about x0 where alpha is 0"):
-        to_x0("eps", eps, eps, level)
+    for level in (flow().level(1000), zero_terminal_snr(scaled_linear()).level(999)):
+        for kind in ("v", "flow", "x0"):
+            torch.testing.assert_close(to_x0(kind, target(kind, x0, eps, level), eps, level), x0)
+        with pytest.raises(ValueError, match="says nothing about x0 where alpha is 0"):
+            to_x0("eps", eps, eps, level)
 
 
 def test_the_clean_end() -> None:
@@ -63,5 +63,31 @@ def test_the_clean_end() -> None:
 
 def test_an_unknown_prediction() -> None:
     level = Level(torch.tensor(1.0), torch.tensor(0.6), torch.tensor(0.8))
-    with pytest.raises(ValueError, match="choose one of eps, x0, v, flow"):
+    with pytest.raises(ValueError, match="choose one of eps, x0, v, flow, edm, edm_v"):
         to_x0("noise", torch.zeros(1, 1), torch.zeros(1, 1), level)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", SIGMA_DATA)
+def test_edm_finds_x0_again_and_its_input_output_and_target_have_variance_1(kind: Prediction) -> None:
+    x0, eps = torch.randn(2, 64, 4, 64, 64, dtype=torch.float64)
+    x0 = SIGMA_DATA[kind] * x0
+    for level in (edm().level(0), edm().level(500), edm().level(999), edm().level(torch.full((64,), 700))):
+        x, wanted = add_noise(x0, eps, level), target(kind, x0, eps, level)
+        torch.testing.assert_close(to_x0(kind, wanted, x, level), x0, rtol=1e-5, atol=1e-7)
+        assert float(wanted.std()) == pytest.approx(1, abs=0.01)
+        assert float(network_input(kind, x, level).std()) == pytest.approx(1, abs=0.01)
+    assert torch.equal(to_x0(kind, x0, x0, edm().clean()), x0)
+
+
+def test_edm_v_is_v_of_the_scaled_sample() -> None:
+    x0, eps = torch.randn(2, 2, 3, dtype=torch.float64)
+    level, scale = edm().level(600), preconditioning("edm_v", edm().level(600).sigma).c_in
+    preserving = Level(level.t, scale, scale * level.sigma)
+    torch.testing.assert_close(target("edm_v", x0, eps, level), target("v", x0, eps, preserving))
+    torch.testing.assert_close(network_input("edm_v", add_noise(x0, eps, level), level), add_noise(x0, eps, preserving))
+
+
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_other_networks_read_the_sample_itself(kind: Prediction) -> None:
+    x = torch.randn(2, 3)
+    assert network_input(kind, x, scaled_linear().level(700)) is x

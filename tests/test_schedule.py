@@ -8,21 +8,27 @@ from hypothesis import strategies as st
 
 from ldm_edu.config import ScheduleConfig, Spacing
 from ldm_edu.schedule import (
+    EDM,
     Level,
     NoiseSchedule,
+    RectifiedFlow,
     VariancePreserving,
     add_noise,
     cosine,
+    edm,
     flow,
     levels,
     levels_at,
     linear,
     make_schedule,
     per_picture,
+    pure_noise,
     scaled_linear,
+    zero_terminal_snr,
 )
 
-SCHEDULES = [linear(), scaled_linear(), cosine(), flow(), flow(shift=3.0)]
+FALLING = [linear(), scaled_linear(), cosine(), flow(), flow(shift=3.0)]  # the signal falls at every time
+SCHEDULES = [*FALLING, zero_terminal_snr(scaled_linear()), edm()]
 SPACINGS: list[Spacing] = ["leading", "trailing", "linspace"]
 
 
@@ -50,7 +56,7 @@ def test_the_closed_form_is_the_chain_of_small_steps() -> None:
     assert float(level.sigma) ** 2 == pytest.approx(float(variance))
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", FALLING)
 def test_levels_are_in_float64_and_noise_grows(schedule: NoiseSchedule) -> None:
     level = schedule.level(torch.linspace(schedule.first, schedule.last, 3001))
     assert {level.t.dtype, level.alpha.dtype, level.sigma.dtype} == {torch.float64}
@@ -63,9 +69,10 @@ def test_levels_are_in_float64_and_noise_grows(schedule: NoiseSchedule) -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_signal_and_noise_add_up(schedule: NoiseSchedule) -> None:
     level = schedule.level(torch.linspace(schedule.first, schedule.last, 77))
-    straight = not hasattr(schedule, "alpha_bar")
+    straight = isinstance(schedule, RectifiedFlow)
     total = level.alpha + level.sigma if straight else level.alpha**2 + level.sigma**2
-    torch.testing.assert_close(total, torch.ones_like(total))
+    if not isinstance(schedule, EDM):
+        torch.testing.assert_close(total, torch.ones_like(total))
     clean = schedule.clean()
     assert (float(clean.alpha), float(clean.sigma)) == (1.0, 0.0)
     assert float(clean.t) < float(schedule.level(schedule.first).t)
@@ -133,7 +140,7 @@ def test_impossible_numbers_of_steps(steps: object) -> None:
 
 
 def test_what_makes_no_schedule() -> None:
-    with pytest.raises(ValueError, match="choose linear, scaled_linear, cosine or flow"):
+    with pytest.raises(ValueError, match="choose linear, scaled_linear, cosine, flow or edm"):
         make_schedule(ScheduleConfig(kind="sigmoid"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="betas must rise"):
         make_schedule(ScheduleConfig(beta_start=0.02, beta_end=0.01))
@@ -141,6 +148,8 @@ def test_what_makes_no_schedule() -> None:
         make_schedule(ScheduleConfig(steps=1))
     with pytest.raises(ValueError, match=r"shift=-1\.0"):
         make_schedule(ScheduleConfig(kind="flow", shift=-1.0))
+    with pytest.raises(ValueError, match=r"sigma_min=0\.0, sigma_max=80\.0"):
+        make_schedule(ScheduleConfig(kind="edm", sigma_min=0.0))
 
 
 def test_what_makes_no_run() -> None:
@@ -149,20 +158,50 @@ def test_what_makes_no_run() -> None:
         levels(schedule, 10, "quadratic")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'zero' or 'first'"):
         levels(schedule, 10, final="last")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="use trailing or linspace"):
+    with pytest.raises(ValueError, match="use trailing spacing, or linspace"):
         levels(flow(), 10, "karras")
     with pytest.raises(ValueError, match="must fall"):
         levels_at(schedule, torch.tensor([500.0, 500.0, 0.0]))
+    with pytest.raises(ValueError, match="zero-SNR schedule starts"):
+        levels(zero_terminal_snr(schedule), 10, "karras")
     for t in (1000, -0.5, math.nan):
         with pytest.raises(ValueError, match="from 0 to 999"):
             schedule.level(t)
 
 
-@pytest.mark.parametrize("kind", ["linear", "scaled_linear", "cosine", "flow"])
+@pytest.mark.parametrize("kind", ["linear", "scaled_linear", "cosine", "flow", "edm"])
 def test_make_schedule(kind: str) -> None:
     schedule = make_schedule(ScheduleConfig(kind=kind, steps=10, shift=2.0))  # type: ignore[arg-type]
     assert schedule.steps == 10
     assert schedule.last - schedule.first == 9
+
+
+def test_zero_terminal_snr_starts_in_pure_noise_and_ends_as_before() -> None:
+    before, schedule = scaled_linear(), make_schedule(ScheduleConfig(rescale_betas_zero_snr=True))
+    start, end = schedule.level(999), schedule.level(0)
+    assert (float(start.alpha), float(start.sigma), float(start.snr)) == (0.0, 1.0, 0.0)
+    assert float(start.ratio) == math.inf and float(start.log_snr) == -math.inf
+    torch.testing.assert_close(end.alpha, before.level(0).alpha)
+    roots = schedule.level(torch.arange(1000)).alpha / before.level(torch.arange(1000)).alpha
+    assert (roots.diff() < 0).all()  # the noisier, the more signal is taken away
+    assert math.isfinite(float(schedule.level(998).ratio)) and float(schedule.level(998.5).alpha) == 0
+    assert times(levels(schedule, 4)) == [999, 749, 499, 249, -1]
+
+
+def test_edm_steps_are_those_of_the_paper() -> None:
+    run = levels(edm(), 5, "linspace")
+    sigmas = [float(level.sigma) for level in run]
+    assert sigmas == pytest.approx([80, 17.5278, 2.5152, 0.16975, 0.002, 0], rel=1e-4)
+    assert times(run[:-1]) == pytest.approx([math.log(sigma) / 4 for sigma in sigmas[:-1]])
+    assert {float(level.alpha) for level in run} == {1.0}
+    assert float(levels(edm(sigma_max=120.0), 3)[0].sigma) == pytest.approx(120)
+
+
+def test_pure_noise_has_the_deviation_of_a_noisy_sample() -> None:
+    noise = torch.randn(2, 4, 3, 3)
+    for schedule in (scaled_linear(), zero_terminal_snr(scaled_linear()), flow()):
+        assert torch.equal(pure_noise(noise, schedule.level(schedule.last)), noise)
+    torch.testing.assert_close(pure_noise(noise, edm().level(999)), noise * 80.00625)
 
 
 def test_asking_changes_nothing() -> None:
@@ -196,9 +235,9 @@ def test_per_picture() -> None:
     assert per_picture(torch.tensor([0.5, 1.0]), x).shape == (2, 1, 1, 1)
 
 
-@pytest.mark.parametrize("alpha_bar", [[0.9, 0.5, 0.0], [1.0, 0.5], [0.5, 0.9], [0.5], [0.9, math.nan]])
+@pytest.mark.parametrize("alpha_bar", [[0.9, 0.0, 0.0], [0.9, -0.1], [1.0, 0.5], [0.5, 0.9], [0.5], [0.9, math.nan]])
 def test_a_chain_that_cannot_be(alpha_bar: list[float]) -> None:
-    with pytest.raises(ValueError, match="must fall from below 1 to above 0"):
+    with pytest.raises(ValueError, match="must fall from below 1 to 0 or above"):
         VariancePreserving(torch.tensor(alpha_bar))
 
 

@@ -137,3 +137,13 @@ def test_tokenizers_travel_between_processes() -> None:
     tok = pickle.loads(pickle.dumps(Tokenizer(1024, 16)))
     assert tok == Tokenizer(1024, 16)
     assert tok.encode("apple") == Tokenizer(1024, 16).encode("apple")
+
+
+def test_another_padding() -> None:
+    tok = Tokenizer(length=8, pad=0)
+    assert tok(["red !", ""]).tolist() == [[49406, 736, 256, 49407, 0, 0, 0, 0], [49406, 49407] + [0] * 6]
+    assert tok(["!! !!!", "x " * 9]).tolist()[0][1:4] == [748, 995, 49407]
+    assert tok(["x " * 9]).tolist()[0][-1] == 49407
+    assert '"pad_token": "!"' in tok.files()["special_tokens_map.json"]
+    with pytest.raises(ValueError, match="pad=1024 is not a token"):
+        Tokenizer(1024, pad=1024)

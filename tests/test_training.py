@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from ldm_edu.condition import Conditioning
 from ldm_edu.families import TOY
 from ldm_edu.models.unet import UNet
 from ldm_edu.schedule import make_schedule

@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 from torch.distributed.checkpoint import filesystem
 
-from ldm_edu.checkpoint.fill import Family
 from ldm_edu.checkpoint.open import open_checkpoint
 from ldm_edu.convert import convert_checkpoint
 from ldm_edu.families import EMOJI, FASHION, TOY
 from ldm_edu.files import SaveError
+from ldm_edu.layouts.pair import Format
 from ldm_edu.model import LatentDiffusion
 from ldm_edu.training.loop import train
 from ldm_edu.training.parts import Parts, load_parts
@@ -258,9 +258,9 @@ def test_the_parts_must_be_those_of_the_preset(home: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["diffusers", "compvis"])
-def test_published_layouts_give_the_parts_and_the_start(home: Path, tmp_path: Path, layout: Family) -> None:
-    out = tmp_path / ("sd.safetensors" if layout == "compvis" else "sd")
+@pytest.mark.parametrize("layout", ["diffusers", "original"])
+def test_published_layouts_give_the_parts_and_the_start(home: Path, tmp_path: Path, layout: Format) -> None:
+    out = tmp_path / ("sd.safetensors" if layout == "original" else "sd")
     convert_checkpoint(open_checkpoint(home / "parts"), out, layout)
     ours, theirs = parts_of(home), load_parts(out, TOY, CPU)
     for name in ("autoencoder", "text"):

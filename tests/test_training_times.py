@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
+from ldm_edu.condition import Conditioning
 from ldm_edu.config import ScheduleConfig
 from ldm_edu.families import TOY
 from ldm_edu.models import unet as module

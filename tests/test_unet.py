@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from ldm_edu.condition import Conditioning
 from ldm_edu.config import UNetConfig
 from ldm_edu.families import FASHION, TOY
 from ldm_edu.models.unet import UNet
@@ -12,20 +13,22 @@ from ldm_edu.models.unet import UNet
 X, T, CONTEXT = torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 16, 32)
 
 
-def test_a_missing_time() -> None:
-    with pytest.raises(ValueError, match="pass the time steps t"):
-        UNet(TOY.unet)(X, context=CONTEXT)
+def test_a_condition_that_is_a_tensor_or_missing() -> None:
+    with pytest.raises(ValueError, match="expected a Conditioning, not Tensor"):
+        UNet(TOY.unet)(X, T, CONTEXT)
+    with pytest.raises(ValueError, match="reads a context"):
+        UNet(TOY.unet)(X, T)
 
 
 def test_a_vector_that_it_cannot_read() -> None:
     with pytest.raises(ValueError, match="without vector_dim"):
-        UNet(TOY.unet)(X, T, CONTEXT, vector=torch.zeros(1, 16))
+        UNet(TOY.unet)(X, T, Conditioning(CONTEXT, torch.zeros(1, 16)))
 
 
 def test_a_context_that_it_cannot_read() -> None:
     assert FASHION.unet.vector_dim == 16
     with pytest.raises(ValueError, match="without context_dim"):
-        UNet(FASHION.unet)(torch.randn(1, 1, 28, 28), T, CONTEXT, torch.zeros(1, 16))
+        UNet(FASHION.unet)(torch.randn(1, 1, 28, 28), T, Conditioning(CONTEXT, torch.zeros(1, 16)))
 
 
 def test_heads_divide_the_widths_that_attend() -> None:

@@ -16,6 +16,8 @@ STEMS = {part.folder: part.stem for family in FAMILIES for part in family.parts 
 NETWORKS = {part.folder for family in FAMILIES for part in family.parts if part.name == family.network} - {""}
 ALWAYS = ("model_index.json", "scheduler/scheduler_config.json")
 USUAL = ("unet", "vae", "text_encoder")  # the folders of a model that nothing is known of
+CONFIGS = (*ALWAYS, *(f"{folder}/config.json" for folder in USUAL))
+WEIGHTS = tuple(f"{folder}/{STEMS[folder]}.safetensors" for folder in USUAL)
 
 
 def is_hub_id(name: str | Path) -> bool:
@@ -109,7 +111,7 @@ def _missing(folder: Path | None) -> list[str]:
             index = json.loads((folder / ALWAYS[0]).read_bytes())
         except (ValueError, RecursionError):
             index = {}
-        wanted = [each for each in STEMS if each in index] if isinstance(index, dict) else list(USUAL)
+        wanted = [each for each in STEMS if isinstance(index, dict) and each in index] or list(USUAL)
     names = [*ALWAYS, *(f"{each}/config.json" for each in wanted)]
     missing = [name for name in names if folder is None or not (folder / name).is_file()]
     for each in wanted:

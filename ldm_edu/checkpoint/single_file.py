@@ -42,15 +42,14 @@ def open_single_file(path: Path, preset: Preset | None = None, weights: Weights 
     averaged = _wants_average(path, kept, weights)
 
     parts, used = {}, list[str]()
-    prefixes = [part.prefix for part in family.parts_of(preset) if part.prefix is not None]
     for part in family.parts_of(preset):
         if part.prefix is None:
             raise CheckpointError(f"{preset.name} has a part {part.name!r}, for which one file has no place.")
         ema = averaged and part.name == family.network
         prefix = AVERAGED if ema else part.prefix
-        longer = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))  # of other parts
-        names = [name for name in kept if name.startswith(prefix) and not name.startswith(longer)]
-        entries = {name.removeprefix(prefix): Entry(file, name) for name in names}
+        others = tuple(other.prefix for other in family.parts if other.prefix and other is not part)
+        own = [name for name in kept if name.startswith(prefix) and not name.startswith(others)]
+        entries = {name.removeprefix(prefix): Entry(file, name) for name in own}
         if not entries:
             raise CheckpointError(_without(path, part.title, preset, file))
         pairs = pairs_of(part, preset, "original", entries)

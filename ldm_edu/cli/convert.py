@@ -17,7 +17,8 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="IN", help="A checkpoint: file, folder, shipped name or hub id.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="What to write: NAME.safetensors, or a new folder.")],
     to: Annotated[
-        Literal["compvis", "diffusers", "ldm-edu"], typer.Option(help="One file, or a folder of either kind.")
+        Literal["original", "compvis", "diffusers", "ldm-edu"],
+        typer.Option(help="One file (original; compvis is its older name), or a folder of either kind."),
     ],
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
@@ -33,8 +34,10 @@ def convert(
 
     from ldm_edu.checkpoint.open import open_checkpoint
     from ldm_edu.convert import convert_checkpoint
+    from ldm_edu.layouts.pair import Format
 
+    format: Format = "original" if to == "compvis" else to
     found = open_checkpoint(source, weights=weights)
-    convert_checkpoint(found, out, to, dtype=getattr(torch, dtype) if dtype else None)
+    convert_checkpoint(found, out, format, dtype=getattr(torch, dtype) if dtype else None)
     count = sum(part.parameters for part in found.parts.values())
-    typer.echo(f"{out}: {found.preset.name}, {count:,} parameters, from {found.format} to {to}")
+    typer.echo(f"{out}: {found.preset.name}, {count:,} parameters, from {found.format} to {format}")

@@ -7,19 +7,17 @@ from typing import Annotated
 import typer
 
 from ldm_edu.cli.convert import Weights
-from ldm_edu.config import Preset
-from ldm_edu.families import PRESETS
+from ldm_edu.config import Preset, TextConfig
 from ldm_edu.paths import checkpoints_dir
 
 
 def inspect(
     model: Annotated[
-        str,
-        typer.Argument(
-            help=f"A preset ({', '.join(PRESETS)}), a checkpoint's file, folder or hub id, or a .png that was drawn."
-        ),
-    ],
+        str | None,
+        typer.Argument(help="A preset, a checkpoint's file, folder or hub id, or a .png that was drawn."),
+    ] = None,
     weights: Weights = None,
+    list_: Annotated[bool, typer.Option("--list", help="Name every preset, by model family.")] = False,
 ) -> None:
     """Say what a model is made of, part by part, without loading any weights; or how a picture was drawn.
 
@@ -27,7 +25,11 @@ def inspect(
     """
     from ldm_edu.cli.look import find_classifier, look, look_at_classifier
     from ldm_edu.counts import parameter_counts
+    from ldm_edu.families import PRESETS
 
+    if list_ or model is None:
+        typer.echo("\n".join(_families()))
+        return
     if Path(model).suffix.lower() == ".png":
         typer.echo("\n".join(_drawn(Path(model))))
         return
@@ -60,6 +62,7 @@ def find_preset(model: str) -> Preset:
         if ``model`` is neither.
     """
     from ldm_edu.checkpoint.io import load_preset
+    from ldm_edu.families import PRESETS
 
     if model in PRESETS:
         return PRESETS[model]
@@ -87,17 +90,31 @@ def _shown(value: object) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def _families() -> Iterator[str]:
+    from ldm_edu.families import FAMILIES
+
+    for family in FAMILIES:
+        yield f"{family.title}: {', '.join(preset.name for preset in family.presets)}"
+
+
 def _summary(preset: Preset) -> Iterator[str]:
-    factor = preset.autoencoder.factor if preset.autoencoder else 1
+    from ldm_edu.build import build_on_meta
+    from ldm_edu.families import family_of
+
+    family = family_of(preset)
+    networks = build_on_meta(preset)
+    network, factor = networks[family.network], family.codec(networks).factor
     side = preset.size // factor
-    yield f"{preset.name}: pictures of {preset.size} x {preset.size}"
-    channels, kind = preset.unet.out_channels, "latents" if preset.autoencoder else "pixels"
-    more = preset.unet.in_channels - channels  # of the picture that is edited, and its mask
-    beside = f", and reads {more} more channels beside them" if more else ""
-    yield f"  diffuses  {kind} {channels} x {side} x {side}{beside}"
+    yield f"{preset.name} ({family.title}): pictures of {preset.size} x {preset.size}"
+    kind = "pixels" if factor == 1 else "latents"
+    besides = "" if preset.beside == "nothing" else f", and reads a {preset.beside.replace('_', ' ')} besides"
+    yield f"  diffuses  {kind} {network.channels} x {side} x {side}{besides}"
     yield f"  predicts  {preset.prediction}, schedule {preset.schedule.kind}, {preset.schedule.steps} steps"
-    if preset.text:
-        yield f"  reads     {preset.text.length} tokens of {preset.text.vocab:,}"
+    for part in family.parts_of(preset):
+        if isinstance(config := part.config(preset), TextConfig):
+            yield f"  reads     {config.length} tokens of {config.vocab:,}"
+    usual = preset.defaults
+    yield f"  draws     in {usual.steps} steps of {usual.sampler}, guidance {usual.guidance:g}"
 
 
 def _table(counts: dict[str, dict[str, int]]) -> Iterator[str]:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from ldm_edu.cli.measure import Out, report
-from ldm_edu.families import PRESETS
 
 
 def verify(
@@ -24,10 +23,9 @@ def verify(
     another). It ends with status 1 if anything differs by more than 0.001, or a conversion changes a bit.
     """
     from ldm_edu.evaluate.verify import verify as compare
+    from ldm_edu.families import preset_named
 
-    if preset not in PRESETS:
-        raise ValueError(f"{preset!r} is no preset; choose one of {', '.join(PRESETS)}")
-    model = PRESETS[preset]
+    model = preset_named(preset)
     size = size or min(256, model.size)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="ldm-edu-verify-") as folder:

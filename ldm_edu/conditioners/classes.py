@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional as F
 
-from ldm_edu.condition import Conditioning
+from ldm_edu.condition import Conditioning, refuse_one
+from ldm_edu.conditioners.conditioner import Size
 
 
 class ClassConditioner(nn.Module):
@@ -33,21 +34,14 @@ class ClassConditioner(nn.Module):
         """
         return read_classes(prompts, self.classes)
 
-    def forward(self, prompts: Sequence[int | str | None], size: tuple[int, int] | None = None) -> Conditioning:
-        """Classes, None for blank, to a vector (B, width).
-
-        Raises
-        ------
-        ValueError
-            if a label is no class.
-        """
-        labels = self.read(prompts)
-        device = self.table.weight.device
+    def forward(self, prompts: Sequence[int | str | None], size: Size | None = None) -> Conditioning:
+        """Classes to a vector (B, width). The ``size`` of the pictures makes no difference; raises as `read`."""
+        labels, device = self.read(prompts), self.table.weight.device
         known = torch.tensor([label is not None for label in labels], device=device)  # (B,)
         index = torch.tensor([label or 0 for label in labels], dtype=torch.long, device=device)  # (B,)
         return Conditioning(vector=self.table(index) * known[:, None].to(self.table.weight.dtype))
 
-    def blank(self, n: int = 1) -> Conditioning:
+    def blank(self, n: int = 1, size: Size | None = None) -> Conditioning:
         """The condition of ``n`` pictures of any class: vectors of zeros."""
         return self([None] * n)
 
@@ -56,8 +50,7 @@ class OneHotConditioner:
     """A one-hot vector for each class, for a network that owns the table of labels; the blank is one class more.
 
     A one-hot vector times the network's table is a row of that table: the network's own embedding of the class. The
-    extra class is the null class that training puts in place of a class now and then (Ho and Salimans 2022, section
-    3.2).
+    extra class is the null class that Ho and Salimans 2022 (section 3.2) train in place of a class now and then.
 
     Parameters
     ----------
@@ -68,23 +61,23 @@ class OneHotConditioner:
         self.classes = classes
 
     def read(self, prompts: Sequence[int | str | None]) -> list[int | None]:
-        """Classes as numbers; "" and None are the null class; raises as `read_classes`."""
+        """Classes as numbers; "" and None are the blank class; raises ValueError for a prompt that is not a class."""
         return read_classes(prompts, self.classes)
 
-    def __call__(self, prompts: Sequence[int | str | None], size: tuple[int, int] | None = None) -> Conditioning:
-        """Classes, None for blank, to a vector (B, classes + 1); raises as `read_classes`."""
-        index = [self.classes if label is None else label for label in self.read(prompts)]
-        return Conditioning(vector=F.one_hot(torch.tensor(index, dtype=torch.long), self.classes + 1).float())
+    def __call__(self, prompts: Sequence[int | str | None], size: Size | None = None) -> Conditioning:
+        """Classes to a vector (B, classes + 1). The ``size`` of the pictures makes no difference; raises as `read`."""
+        labels = self.read(prompts)
+        index = torch.tensor([self.classes if label is None else label for label in labels], dtype=torch.long)  # (B,)
+        return Conditioning(vector=F.one_hot(index, self.classes + 1).float())
+
+    def blank(self, n: int = 1, size: Size | None = None) -> Conditioning:
+        """The condition of ``n`` pictures of any class: the null class."""
+        return self([None] * n)
 
 
 def read_classes(prompts: Sequence[int | str | None], classes: int) -> list[int | None]:
-    """Classes as numbers; "" and None are the blank class.
-
-    Raises
-    ------
-    ValueError
-        if a prompt is not a class.
-    """
+    """Classes as numbers, None for the blank class; raises ValueError for a prompt that is not a class."""
+    refuse_one(prompts)
     labels = [None if prompt == "" else prompt for prompt in prompts]
     for label in labels:
         if label is not None and label not in range(classes):

@@ -23,3 +23,7 @@ class Unconditional:
         if set(prompts) - {None, ""}:
             raise ValueError(f"this model is unconditional: the only prompt is '', not {list(prompts)}")
         return Conditioning()
+
+    def blank(self, n: int = 1, size: tuple[int, int] | None = None) -> Conditioning:
+        """A condition without parts, for any number of pictures."""
+        return Conditioning()

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ldm_edu.checkpoint.diffusers_config import write_configs
 from ldm_edu.checkpoint.open import open_checkpoint
 from ldm_edu.config import UNetPreset
 from ldm_edu.convert import convert_checkpoint
 from ldm_edu.evaluate.bench_step import check_step
 from ldm_edu.evaluate.record import Figure, Section
+from ldm_edu.families import family_of
 from ldm_edu.guidance import cfg
 from ldm_edu.model import LatentDiffusion
 from ldm_edu.samplers import ddim, initial_noise
@@ -72,7 +72,7 @@ def verify(
     say("we draw from its folder")
     from_folder = draw_ours(theirs, noise)
     say("we write one CompVis file, and draw from it")
-    convert_checkpoint(open_checkpoint(theirs), one, "compvis")
+    convert_checkpoint(open_checkpoint(theirs), one, "original")
     from_file = draw_ours(one, noise)
     say("we write a diffusers folder from that file, and compare it with the first")
     convert_checkpoint(open_checkpoint(one), back, "diffusers")
@@ -136,8 +136,9 @@ def write_reference(preset: UNetPreset, folder: Path) -> None:
         if they are not installed.
     """
     diffusers, transformers = _libraries()
-    configs = write_configs(preset)
-    assert preset.text is not None
+    family = family_of(preset)
+    assert preset.text is not None and family.write_folder is not None
+    configs = family.write_folder(preset)
     tokenizer = folder / "tokenizer"
     tokenizer.mkdir(parents=True)
     for name, text in Tokenizer(preset.text.vocab, preset.text.length).files().items():

@@ -38,8 +38,8 @@ def family_named(name: str) -> Family:
         if family.name == name:
             return family
     raise ValueError(
-        f"there is no model family {name!r}; known are {', '.join(family.name for family in FAMILIES)}. A newer ldm-edu "
-        "may know this family."
+        f"there is no model family {name!r}; known are {', '.join(family.name for family in FAMILIES)}. A newer "
+        "ldm-edu may know it."
     )
 
 

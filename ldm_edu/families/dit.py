@@ -12,8 +12,8 @@ average ``ema``, and with arguments that are not weights: it is refused; take ``
 import math
 from dataclasses import dataclass
 
-from ldm_edu.condition import Conditioner
 from ldm_edu.conditioners.classes import OneHotConditioner
+from ldm_edu.conditioners.conditioner import Conditioner
 from ldm_edu.config import AutoencoderConfig, DiTConfig, Preset, Sampling, ScheduleConfig
 from ldm_edu.families.family import Family, Folder, Networks, Part
 from ldm_edu.families.unet_parts import autoencoder_part

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 from torch import nn
 
 from ldm_edu.codec import Codec, LatentCodec, PixelCodec
-from ldm_edu.condition import Conditioner
+from ldm_edu.conditioners.conditioner import Conditioner
 from ldm_edu.config import Preset
 from ldm_edu.layouts.pair import Json, Layout
 from ldm_edu.tokenizer import Tokenizer

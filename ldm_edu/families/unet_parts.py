@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from functools import partial
 
-from ldm_edu.condition import Conditioner
+from ldm_edu.conditioners.conditioner import Conditioner
 from ldm_edu.conditioners.nothing import Unconditional
 from ldm_edu.conditioners.text import TextConditioner
 from ldm_edu.config import Beside, ClassesConfig, TextConfig, UNetPreset

@@ -1,4 +1,4 @@
-"""Attention in bfloat16 on a CPU, quicker than PyTorch's fused form there. `ldm_edu.nn.attention.attend` is the plain form.
+"""Attention in bfloat16 on a CPU, quicker than PyTorch's fused form there. The plain form is `ldm_edu.nn.attention`.
 
 Over a few dozen tokens in training the formula written out is 2 to 5 times as quick, since the fused backward pass is
 slow; in drawing, a block of queries at a time takes about half the time at any length.

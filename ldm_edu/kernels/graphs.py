@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 WARM_UP = 3  # calls before recording, in which libraries choose their kernels and ask for memory

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 
 from ldm_edu.config import AutoencoderConfig
-from ldm_edu.layouts.json import mults_of, refuse_unusual
 from ldm_edu.layouts.pair import Format, Json, Layout, Pair, both, listed_pairs, own_names
 from ldm_edu.layouts.residual import residual_pairs
+from ldm_edu.layouts.settings import mults_of, refuse_unusual
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.weights.errors import CheckpointError
 

@@ -11,8 +11,8 @@ norm adds 1e-5 instead of 1e-6 to a variance. `ldm_edu.models.dit` follows the a
 from collections.abc import Iterable, Iterator
 
 from ldm_edu.config import DiTConfig
-from ldm_edu.layouts.json import refuse, refuse_unusual
 from ldm_edu.layouts.pair import Format, Json, Layout, Pair, both, own_names
+from ldm_edu.layouts.settings import refuse, refuse_unusual
 from ldm_edu.models.dit import DiT
 
 _ORIGINAL = {  # ours: the authors'

@@ -1,8 +1,8 @@
 """A noise schedule, and what the network predicts, as diffusers publishes them."""
 
 from ldm_edu.config import Prediction, Preset, ScheduleConfig
-from ldm_edu.layouts.json import refuse, refuse_unusual
 from ldm_edu.layouts.pair import Json
+from ldm_edu.layouts.settings import refuse, refuse_unusual
 from ldm_edu.weights.errors import CheckpointError
 
 PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}

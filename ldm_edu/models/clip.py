@@ -14,7 +14,6 @@ how well a picture fits a text.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from einops import rearrange
@@ -22,52 +21,40 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldm_edu.config import TextConfig, VisionConfig
-from ldm_edu.nn.attention import attend
+from ldm_edu.nn.attention import Attention
 
 MAX_LOGIT_SCALE = math.log(100.0)  # section 2.5: the temperature may not scale the logits by more than 100
 
 
 @dataclass(frozen=True)
 class TextStates:
-    """What the text transformer says of each token, and of the text as a whole."""
+    """All that a text transformer gives: a model family takes what it was trained with.
 
-    last: Tensor  # (B, L, D) after the final LayerNorm
-    pooled: Tensor  # (B, D) its row at the first end token, which has seen the whole text
+    ``hidden`` holds the residual stream before the first layer and after each of the N layers, none of it normalised:
+    ``hidden[-2]`` is the penultimate state, the input of the last layer.
+    """
 
-
-class SelfAttention(nn.Module):
-    """Multi-head attention of a sequence to itself (Vaswani et al. 2017, equation 1), all four maps with a bias."""
-
-    def __init__(self, width: int, heads: int, *, causal: bool) -> None:
-        super().__init__()
-        if width % heads:
-            raise ValueError(f"heads={heads} does not divide width={width}; choose a width that is a multiple of it")
-        self.heads, self.causal = heads, causal
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, L, D) to (B, L, D). A causal one lets token i see tokens 0 to i only."""
-        q, k, v = (
-            rearrange(part(x), "b l (h d) -> b h l d", h=self.heads) for part in (self.query, self.key, self.value)
-        )
-        x = attend(q, k, v, causal=self.causal)  # (B, h, L, d)
-        return self.out(rearrange(x, "b h l d -> b l (h d)"))
+    hidden: tuple[Tensor, ...]  # N + 1 of (B, L, D)
+    last: Tensor  # (B, L, D) the last of them after the final LayerNorm
+    pooled: Tensor  # (B, D) the row of ``last`` at the first end token, which has seen the whole text
+    projected: Tensor | None  # (B, E) ``pooled`` in the space shared with pictures; None: no projection
 
 
 class MLP(nn.Module):
-    """Two linear maps, four times as wide in between. CLIP was trained with quick GELU, x * sigmoid(1.702 x)."""
+    """Two linear maps, wider in between. CLIP was trained with quick GELU, x * sigmoid(1.702 x), OpenCLIP with GELU."""
 
-    def __init__(self, width: int, activation: Literal["quick_gelu", "gelu"]) -> None:
+    def __init__(self, config: TextConfig | VisionConfig) -> None:
         super().__init__()
-        self.quick = activation == "quick_gelu"
-        self.up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(4 * width, width)
+        inner = config.mlp_width or 4 * config.width
+        self.quick = config.activation == "quick_gelu"
+        self.up = nn.Linear(config.width, inner)
+        self.down = nn.Linear(inner, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, D) to (B, L, D)."""
-        x = self.up(x)  # (B, L, 4 D)
+        x = self.up(x)  # (B, L, inner)
         x = x * torch.sigmoid(1.702 * x) if self.quick else F.gelu(x)
-        return self.down(x)
+        return self.down(x)  # (B, L, D)
 
 
 class Layer(nn.Module):
@@ -79,17 +66,19 @@ class Layer(nn.Module):
 
     def __init__(self, config: TextConfig | VisionConfig, depth: int, *, causal: bool) -> None:
         super().__init__()
-        width = config.width
+        width, heads = config.width, config.heads
+        if width % heads:
+            raise ValueError(f"heads={heads} does not divide width={width}; choose a width that is a multiple of heads")
         self.norm1 = nn.LayerNorm(width)
-        self.attention = SelfAttention(width, config.heads, causal=causal)
+        self.attention = Attention(width, heads, width // heads, bias=True, causal=causal)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = MLP(width, config.activation)
-        for reads in (self.attention.query, self.attention.key, self.attention.value):
+        self.mlp = MLP(config)
+        for reads in (self.attention.to_q, self.attention.to_k, self.attention.to_v):
             nn.init.normal_(reads.weight, std=width**-0.5)
             nn.init.zeros_(reads.bias)
         nn.init.normal_(self.mlp.up.weight, std=(2 * width) ** -0.5)
         nn.init.zeros_(self.mlp.up.bias)
-        for writes in (self.attention.out, self.mlp.down):
+        for writes in (self.attention.to_out, self.mlp.down):
             nn.init.normal_(writes.weight, std=(2 * depth * width) ** -0.5)
             nn.init.zeros_(writes.bias)
 
@@ -113,6 +102,7 @@ class TextEncoder(nn.Module):
         self.position = nn.Parameter(torch.empty(config.length, config.width))
         self.layers = nn.ModuleList(Layer(config, config.layers, causal=True) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
+        self.proj = nn.Linear(config.width, config.projection, bias=False) if config.projection else None
         nn.init.normal_(self.token.weight, std=0.02)
         nn.init.normal_(self.position, std=0.01)
 
@@ -127,12 +117,14 @@ class TextEncoder(nn.Module):
         length = tokens.shape[1]
         if length > self.config.length:
             raise ValueError(f"{length} tokens are more than the {self.config.length} positions of this text encoder")
-        x = self.token(tokens) + self.position[:length]  # (B, L, D)
+        hidden = [self.token(tokens) + self.position[:length]]  # (B, L, D)
         for layer in self.layers:
-            x = layer(x)
-        last = self.norm(x)
+            hidden.append(layer(hidden[-1]))  # (B, L, D)
+        last = self.norm(hidden[-1])  # (B, L, D)
         end = (tokens == self.config.vocab - 1).int().argmax(dim=1)  # (B,) the first one: the rest is padding
-        return TextStates(last, last[torch.arange(len(last), device=last.device), end])
+        pooled = last[torch.arange(len(last), device=last.device), end]  # (B, D)
+        projected = None if self.proj is None else self.proj(pooled)  # (B, E)
+        return TextStates(tuple(hidden), last, pooled, projected)
 
 
 class VisionEncoder(nn.Module):

@@ -24,15 +24,23 @@ class Attention(nn.Module):
 
     Self-attention when ``context_dim`` is None, else the queries come from ``x`` and keys and values from the context
     (Rombach et al. 2022, section 3.3). Keys and values of a context that stays the same over many steps can be
-    computed once (`keys_values`) and passed in.
+    computed once (`keys_values`) and passed in. ``causal``: token i attends to tokens 0 to i only, as in a language
+    model. ``bias``: the three maps into the heads have one; the map out of the heads always has.
     """
 
     def __init__(
-        self, width: int, heads: int, head_dim: int, *, context_dim: int | None = None, bias: bool = False
+        self,
+        width: int,
+        heads: int,
+        head_dim: int,
+        *,
+        context_dim: int | None = None,
+        bias: bool = False,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         inner = heads * head_dim
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.to_q = nn.Linear(width, inner, bias=bias)
         self.to_k = nn.Linear(context_dim or width, inner, bias=bias)
         self.to_v = nn.Linear(context_dim or width, inner, bias=bias)
@@ -48,7 +56,7 @@ class Attention(nn.Module):
         """(B, N, width) -> (B, N, width); without ``keys_values`` it attends to itself."""
         q = rearrange(self.to_q(x), "b n (h d) -> b h n d", h=self.heads)
         k, v = self.keys_values(x) if keys_values is None else keys_values
-        out = attend(q, k.to(q.dtype), v.to(q.dtype))  # (B, heads, N, head_dim)
+        out = attend(q, k.to(q.dtype), v.to(q.dtype), causal=self.causal)  # (B, heads, N, head_dim)
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ldm_edu.config import Prediction
 from ldm_edu.models.classifier import Classifier
+from ldm_edu.prediction import SIGMA_DATA, preconditioning
 from ldm_edu.schedule import Level
 
 
@@ -29,7 +30,8 @@ def min_snr_weight(kind: Prediction, level: Level, gamma: float = 5.0, floor: fl
     alpha, sigma = level.alpha.double(), level.sigma.double()
     weight = ((alpha / sigma) ** 2).clamp(floor, gamma)
     # d x0 / d prediction, squared: x0 = (x - sigma eps) / alpha, = alpha x - sigma v, = x - sigma flow
-    squared = {"eps": (sigma / alpha) ** 2, "x0": torch.ones_like(sigma), "v": sigma**2, "flow": sigma**2}[kind]
+    squares = {"eps": (sigma / alpha) ** 2, "x0": torch.ones_like(sigma), "v": sigma**2, "flow": sigma**2}
+    squared = preconditioning(kind, sigma).c_out ** 2 if kind in SIGMA_DATA else squares[kind]
     return (weight * squared).float()
 
 

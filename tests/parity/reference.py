@@ -85,20 +85,21 @@ def reference_autoencoder(config: AutoencoderConfig) -> dict[str, Any]:
 
 
 def reference_text(config: TextConfig) -> Any:
-    """The config of `CLIPTextModel`."""
+    """The config of `CLIPTextModel`, or of `CLIPTextModelWithProjection`."""
     import transformers
 
     return transformers.CLIPTextConfig(
         vocab_size=config.vocab,
         max_position_embeddings=config.length,
         hidden_size=config.width,
-        intermediate_size=4 * config.width,
+        intermediate_size=config.mlp_width or 4 * config.width,
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
         hidden_act=config.activation,
+        projection_dim=config.projection or 512,
         bos_token_id=config.vocab - 2,
         eos_token_id=config.vocab - 1,
-        pad_token_id=config.vocab - 1,
+        pad_token_id=config.vocab - 1 if config.pad is None else config.pad,
     )
 
 
@@ -110,7 +111,7 @@ def reference_vision(config: VisionConfig) -> Any:
         image_size=config.size,
         patch_size=config.patch,
         hidden_size=config.width,
-        intermediate_size=4 * config.width,
+        intermediate_size=config.mlp_width or 4 * config.width,
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
         hidden_act=config.activation,

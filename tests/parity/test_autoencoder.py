@@ -8,7 +8,7 @@ from parity.reference import difference, norm_epsilons, randomised, reference_au
 
 from ldm_edu.config import AutoencoderConfig
 from ldm_edu.layouts.autoencoder import autoencoder_pairs
-from ldm_edu.layouts.pair import convert
+from ldm_edu.layouts.pair import convert, convert_back
 from ldm_edu.models.autoencoder import AutoencoderKL
 
 diffusers = pytest.importorskip("diffusers")
@@ -28,7 +28,7 @@ def pair(config: AutoencoderConfig, *, from_theirs: bool) -> tuple[AutoencoderKL
     if from_theirs:
         ours.load_state_dict(convert(randomised(theirs).state_dict(), pairs))
     else:
-        theirs.load_state_dict(convert(randomised(ours).state_dict(), pairs, reverse=True))
+        theirs.load_state_dict(convert_back(randomised(ours).state_dict(), pairs))
     return ours.eval(), theirs.eval()
 
 

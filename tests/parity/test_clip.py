@@ -7,9 +7,9 @@ import pytest
 import torch
 from parity.reference import difference, norm_epsilons, randomised, reference_clip, reference_text, reference_vision
 
-from ldm_edu.config import TextConfig, VisionConfig
+from ldm_edu.config import CLIPConfig, TextConfig, VisionConfig
 from ldm_edu.layouts.clip import clip_pairs, text_pairs, vision_pairs
-from ldm_edu.layouts.pair import convert
+from ldm_edu.layouts.pair import convert, convert_back
 from ldm_edu.models.clip import CLIP, TextEncoder, VisionEncoder
 from ldm_edu.tokenizer import Tokenizer
 
@@ -19,21 +19,26 @@ pytestmark = pytest.mark.parity
 TOLERANCE = 1e-5
 TEXT = TextConfig(vocab=1024, length=20, width=32, layers=3, heads=4)
 VISION = VisionConfig(size=24, patch=8, width=48, layers=2, heads=4)
+BOTH = CLIPConfig(TEXT, VISION, 16)
 PROMPTS = ["a red apple", "", "漢字 " * 30, "blue <|endoftext|> fish"]
 
 
-def activations(config: Any) -> list[Any]:
-    return [config, dataclasses.replace(config, activation="gelu")]
+def variants(config: Any) -> list[Any]:
+    return [config, dataclasses.replace(config, activation="gelu", mlp_width=40)]
+
+
+def names(module: torch.nn.Module) -> list[str]:
+    return list(module.state_dict())
 
 
 @pytest.mark.parametrize("from_theirs", [True, False], ids=["their weights", "our weights"])
-@pytest.mark.parametrize("config", activations(TEXT), ids=lambda c: c.activation)
+@pytest.mark.parametrize("config", variants(TEXT), ids=lambda c: c.activation)
 def test_text(config: TextConfig, from_theirs: bool) -> None:
     ours, theirs = TextEncoder(config), transformers.CLIPTextModel(reference_text(config))
     if from_theirs:
-        ours.load_state_dict(convert(randomised(theirs).state_dict(), text_pairs(config)))
+        ours.load_state_dict(convert(randomised(theirs).state_dict(), text_pairs(config, names=names(theirs))))
     else:
-        theirs.load_state_dict(convert(randomised(ours).state_dict(), text_pairs(config), reverse=True))
+        theirs.load_state_dict(convert_back(randomised(ours).state_dict(), text_pairs(config, names=names(theirs))))
     tokens = Tokenizer(config.vocab, config.length)(PROMPTS)
     with torch.no_grad():
         states, reference = ours.eval()(tokens), theirs.eval()(tokens)
@@ -42,13 +47,13 @@ def test_text(config: TextConfig, from_theirs: bool) -> None:
 
 
 @pytest.mark.parametrize("from_theirs", [True, False], ids=["their weights", "our weights"])
-@pytest.mark.parametrize("config", activations(VISION), ids=lambda c: c.activation)
+@pytest.mark.parametrize("config", variants(VISION), ids=lambda c: c.activation)
 def test_vision(config: VisionConfig, from_theirs: bool) -> None:
     ours, theirs = VisionEncoder(config), transformers.CLIPVisionModel(reference_vision(config))
     if from_theirs:
-        ours.load_state_dict(convert(randomised(theirs).state_dict(), vision_pairs(config)))
+        ours.load_state_dict(convert(randomised(theirs).state_dict(), vision_pairs(config, names=names(theirs))))
     else:
-        theirs.load_state_dict(convert(randomised(ours).state_dict(), vision_pairs(config), reverse=True))
+        theirs.load_state_dict(convert_back(randomised(ours).state_dict(), vision_pairs(config, names=names(theirs))))
     images = torch.randn(3, 3, 24, 24)
     with torch.no_grad():
         assert difference(ours.eval()(images), theirs.eval()(images).pooler_output) <= TOLERANCE
@@ -58,9 +63,9 @@ def test_vision(config: VisionConfig, from_theirs: bool) -> None:
 def test_both(from_theirs: bool) -> None:
     ours, theirs = CLIP(TEXT, VISION, 16), transformers.CLIPModel(reference_clip(TEXT, VISION, 16))
     if from_theirs:
-        ours.load_state_dict(convert(randomised(theirs).state_dict(), clip_pairs(TEXT, VISION)))
+        ours.load_state_dict(convert(randomised(theirs).state_dict(), clip_pairs(BOTH)))
     else:
-        theirs.load_state_dict(convert(randomised(ours).state_dict(), clip_pairs(TEXT, VISION), reverse=True))
+        theirs.load_state_dict(convert_back(randomised(ours).state_dict(), clip_pairs(BOTH)))
     tokens, images = Tokenizer(TEXT.vocab, TEXT.length)(PROMPTS), torch.randn(3, 3, 24, 24)
     with torch.no_grad():
         reference = theirs.eval()(input_ids=tokens, pixel_values=images)
@@ -72,13 +77,13 @@ def test_both(from_theirs: bool) -> None:
 def test_norms_add_the_same_to_the_variance() -> None:
     wanted = norm_epsilons(transformers.CLIPModel(reference_clip(TEXT, VISION, 16)))
     found = norm_epsilons(CLIP(TEXT, VISION, 16))
-    assert {p.theirs: found[p.ours] for p in clip_pairs(TEXT, VISION) if p.ours in found} == wanted
+    assert {p.theirs: found[p.ours] for p in clip_pairs(BOTH) if p.ours in found} == wanted
 
 
 def test_the_comparison_can_fail() -> None:
     """A mask that lets a token see the next one, and the other activation, are seen."""
     ours, theirs = TextEncoder(TEXT), transformers.CLIPTextModel(reference_text(TEXT)).eval()
-    ours.load_state_dict(convert(randomised(theirs).state_dict(), text_pairs(TEXT)))
+    ours.load_state_dict(convert(randomised(theirs).state_dict(), text_pairs(TEXT, names=names(theirs))))
     tokens = Tokenizer(TEXT.vocab, TEXT.length)(PROMPTS)
     with torch.no_grad():
         wanted = theirs(tokens).last_hidden_state

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ldm_edu import LatentDiffusion, ddim, initial_noise, levels
-from ldm_edu.checkpoint.fill import Family
 from ldm_edu.checkpoint.open import open_checkpoint
 from ldm_edu.config import Preset, UNetConfig
 from ldm_edu.convert import convert_checkpoint
 from ldm_edu.families import TOY
 from ldm_edu.files import SaveError
 from ldm_edu.guidance import cfg
+from ldm_edu.layouts.pair import Format
 from ldm_edu.weights.errors import CheckpointError
 
 diffusers = pytest.importorskip("diffusers")
@@ -37,7 +37,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def convert(source: Path, out: Path, to: Family, dtype: torch.dtype | None = None) -> Path:
+def convert(source: Path, out: Path, to: Format, dtype: torch.dtype | None = None) -> Path:
     convert_checkpoint(open_checkpoint(source), out, to, dtype=dtype)
     return out
 
@@ -60,9 +60,9 @@ def same(a: Path, b: Path) -> bool:
 
 
 def test_round_trips_are_bitwise_equal(tmp_path: Path, toy: Path) -> None:
-    one = convert(toy, tmp_path / "one.safetensors", "compvis")
+    one = convert(toy, tmp_path / "one.safetensors", "original")
     folder = convert(one, tmp_path / "folder", "diffusers")
-    again = convert(folder, tmp_path / "again.safetensors", "compvis")
+    again = convert(folder, tmp_path / "again.safetensors", "original")
     ours = convert(again, tmp_path / "ours", "ldm-edu")
     folder_again = convert(ours, tmp_path / "folder2", "diffusers")
     assert same(one, again) and same(folder, folder_again) and same(toy, ours)
@@ -77,17 +77,17 @@ def test_round_trips_are_bitwise_equal(tmp_path: Path, toy: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_goes_round_too(tmp_path: Path, toy: Path, dtype: torch.dtype) -> None:
-    half = convert(toy, tmp_path / "half.safetensors", "compvis", dtype)
-    full = tensors(convert(toy, tmp_path / "full.safetensors", "compvis"))
+    half = convert(toy, tmp_path / "half.safetensors", "original", dtype)
+    full = tensors(convert(toy, tmp_path / "full.safetensors", "original"))
     assert all(torch.equal(tensor, full[name].to(dtype)) for name, tensor in tensors(half).items())
     folder = convert(half, tmp_path / "folder", "diffusers")
-    assert same(half, convert(folder, tmp_path / "again.safetensors", "compvis"))
+    assert same(half, convert(folder, tmp_path / "again.safetensors", "original"))
 
 
 @pytest.mark.slow
 def test_both_layouts_are_read_by_diffusers(tmp_path: Path, toy: Path) -> None:
     """Its own conversion of the single file gives the folder's numbers; its pipeline draws what ours draws."""
-    one, folder = convert(toy, tmp_path / "one.safetensors", "compvis"), convert(toy, tmp_path / "folder", "diffusers")
+    one, folder = convert(toy, tmp_path / "one.safetensors", "original"), convert(toy, tmp_path / "folder", "diffusers")
     quiet = {"local_files_only": True, "safety_checker": None}
     theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder, **quiet)
     single = diffusers.StableDiffusionPipeline.from_single_file(str(one), config=str(folder), **quiet)
@@ -119,7 +119,9 @@ def test_variants_keep_their_pipeline(tmp_path: Path) -> None:
         9: "StableDiffusionInpaintPipeline",
         8: "StableDiffusionInstructPix2PixPipeline",
     }.items():
-        preset = dataclasses.replace(EPS, unet=dataclasses.replace(EPS.unet, in_channels=channels))
+        preset = dataclasses.replace(
+            EPS, unet=dataclasses.replace(EPS.unet, in_channels=channels, beside="mask" if channels == 9 else "picture")
+        )
         LatentDiffusion.from_preset(preset).save(tmp_path / f"{channels}", dtype=torch.float32)
         folder = convert(tmp_path / f"{channels}", tmp_path / f"{channels} theirs", "diffusers")
         loaded = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True, safety_checker=None)
@@ -132,7 +134,7 @@ def test_nothing_is_overwritten(tmp_path: Path, toy: Path) -> None:
     file.write_text("precious")
     folder.mkdir()
     (folder / "notes.txt").write_text("precious")
-    for out, to in ((file, "compvis"), (folder, "diffusers"), (folder, "ldm-edu"), (toy, "ldm-edu")):
+    for out, to in ((file, "original"), (folder, "diffusers"), (folder, "ldm-edu"), (toy, "ldm-edu")):
         with pytest.raises(CheckpointError, match="is there already, and is not overwritten"):
             convert(toy, out, to)  # type: ignore[arg-type]
     assert file.read_text() == (folder / "notes.txt").read_text() == "precious" and len(list(folder.iterdir())) == 1
@@ -143,7 +145,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, toy: Path, monkeypa
         raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
-    for out, to in ((tmp_path / "a.safetensors", "compvis"), (tmp_path / "b", "diffusers")):
+    for out, to in ((tmp_path / "a.safetensors", "original"), (tmp_path / "b", "diffusers")):
         with pytest.raises(SaveError, match="the disk is full"):
             convert(toy, out, to)  # type: ignore[arg-type]
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -158,21 +160,21 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, toy: Path, monkeypa
         ({"autoencoder": dataclasses.replace(TOY.autoencoder, shift=0.5)}, "diffusers", "shifted by 0.5"),  # type: ignore[type-var]
         ({"schedule": dataclasses.replace(TOY.schedule, kind="flow")}, "diffusers", "flow schedule"),
         ({"unet": dataclasses.replace(TOY.unet, linear_proj=True)}, "diffusers", "linear_proj"),
-        ({"unet": dataclasses.replace(TOY.unet, vector_dim=8), "classes": 3}, "compvis", "'classes'"),
+        ({"unet": dataclasses.replace(TOY.unet, vector_dim=8), "classes": 3}, "original", "'classes'"),
     ],
     ids=["no text", "shift", "flow", "linear", "classes"],
 )  # fmt: skip
-def test_what_a_layout_cannot_hold_is_refused(tmp_path: Path, change: dict, to: Family, words: str) -> None:
+def test_what_a_layout_cannot_hold_is_refused(tmp_path: Path, change: dict, to: Format, words: str) -> None:
     preset: Preset = dataclasses.replace(EPS, **change)
     LatentDiffusion.from_preset(preset).save(tmp_path / "mine")
-    out = tmp_path / ("out.safetensors" if to == "compvis" else "out")
+    out = tmp_path / ("out.safetensors" if to == "original" else "out")
     with pytest.raises(CheckpointError, match=words):
         convert(tmp_path / "mine", out, to)
     assert not out.exists()
 
 
 def test_a_shape_of_another_model_is_refused(tmp_path: Path, toy: Path) -> None:
-    one = convert(toy, tmp_path / "one.safetensors", "compvis")
+    one = convert(toy, tmp_path / "one.safetensors", "original")
     file = safetensors.torch.load_file(one)
     with safetensors.safe_open(one, framework="pt") as opened:
         metadata = opened.metadata()

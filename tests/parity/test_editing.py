@@ -25,6 +25,7 @@ from parity.reference import (
 from torch import Tensor
 
 from ldm_edu.condition import as_long_as_each_other
+from ldm_edu.config import Beside
 from ldm_edu.editing import Edit
 from ldm_edu.model import LatentDiffusion
 from ldm_edu.samplers import Sampler, ddim, dpmpp_2m, initial_noise
@@ -48,11 +49,16 @@ SAMPLERS: dict[str, tuple[Sampler, Any]] = {
 }
 
 
+BESIDE: dict[int, Beside] = {4: "nothing", 8: "picture", 9: "mask"}
+
+
 class Pair:
     """The same random weights on both sides."""
 
     def __init__(self, folder: Path, in_channels: int) -> None:
-        self.preset = dataclasses.replace(SMALL_SD, unet=dataclasses.replace(UNET, in_channels=in_channels))
+        self.preset = dataclasses.replace(
+            SMALL_SD, unet=dataclasses.replace(UNET, in_channels=in_channels, beside=BESIDE[in_channels])
+        )
         self.unet = randomised(diffusers.UNet2DConditionModel(sample_size=8, **reference_unet(self.preset.unet)))
         self.vae = randomised(diffusers.AutoencoderKL(**reference_autoencoder(AUTOENCODER)), seed=1)
         text = randomised(transformers.CLIPTextModel(reference_text(TEXT)), seed=2)

@@ -12,7 +12,7 @@ from ldm_edu.config import AutoencoderConfig, TextConfig, UNetConfig, VisionConf
 from ldm_edu.families import SD15
 from ldm_edu.layouts.autoencoder import autoencoder_pairs
 from ldm_edu.layouts.clip import clip_pairs, text_pairs, vision_pairs
-from ldm_edu.layouts.pair import Pair, convert
+from ldm_edu.layouts.pair import Pair, convert, convert_back
 from ldm_edu.layouts.unet import unet_pairs
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.clip import CLIP, TextEncoder, VisionEncoder
@@ -109,11 +109,11 @@ def check(theirs: Shapes, ours: Shapes, pairs: list[Pair]) -> None:
     """Every one of their tensors is one of ours, of the same shape, and the other way round."""
     assert len({pair.theirs for pair in pairs}) == len({pair.ours for pair in pairs}) == len(pairs)
     assert translated(theirs, pairs) == ours
-    back = convert({n: torch.empty(s, device="meta") for n, s in ours.items()}, pairs, reverse=True)
+    back = convert_back({n: torch.empty(s, device="meta") for n, s in ours.items()}, pairs)
     assert {name: tuple(tensor.shape) for name, tensor in back.items()} == theirs
 
 
-INPAINTING = dataclasses.replace(SD15.unet, in_channels=9)
+INPAINTING = dataclasses.replace(SD15.unet, in_channels=9, beside="mask")
 SD21 = UNetConfig(context_dim=1024, heads=None, head_dim=64, linear_proj=True)
 SDXL = UNetConfig(
     mults=(1, 2, 4), depth=(0, 2, 10), mid_depth=10, context_dim=2048, heads=None, head_dim=64, linear_proj=True,
@@ -139,7 +139,7 @@ def test_full_size_unets(config: UNetConfig, parameters: int) -> None:
 
 def test_full_size_unet_in_one_file() -> None:
     ours = on_meta(UNet, SD15.unet)
-    pairs = unet_pairs(SD15.unet, "compvis")
+    pairs = unet_pairs(SD15.unet, "original")
     theirs = {pair.theirs: ours[pair.ours] for pair in pairs}
     assert len(theirs) == 686
     check(theirs, ours, pairs)
@@ -161,7 +161,7 @@ def test_full_size_autoencoder() -> None:
 def test_full_size_autoencoder_in_one_file() -> None:
     assert SD15.autoencoder
     ours = on_meta(AutoencoderKL, SD15.autoencoder)
-    pairs = autoencoder_pairs(SD15.autoencoder, "compvis")
+    pairs = autoencoder_pairs(SD15.autoencoder, "original")
     theirs = {p.theirs: (*ours[p.ours], 1, 1) if p.conv else ours[p.ours] for p in pairs}
     assert len(theirs) == 248
     check(theirs, ours, pairs)
@@ -195,10 +195,10 @@ def test_one_file_as_the_reference_library_reads_it() -> None:
     single_file = pytest.importorskip("diffusers.loaders.single_file_utils")
     ours = on_meta(UNet, SMALL_SD)
     weights = numbered(list(ours), ours)
-    file = convert(weights, unet_pairs(SMALL_SD, "compvis"), reverse=True)
+    file = convert_back(weights, unet_pairs(SMALL_SD, "original"))
     file = {f"model.diffusion_model.{name}": tensor for name, tensor in file.items()}
     theirs = single_file.convert_ldm_unet_checkpoint(file, reference_unet(SMALL_SD))
-    wanted = convert(weights, unet_pairs(SMALL_SD), reverse=True)
+    wanted = convert_back(weights, unet_pairs(SMALL_SD))
     assert theirs.keys() == wanted.keys()
     assert all(torch.equal(theirs[name], wanted[name]) for name in wanted)
 
@@ -209,10 +209,10 @@ def test_an_autoencoder_in_one_file_as_the_reference_library_reads_it(mults: tup
     config = AutoencoderConfig(channels=8, mults=mults, groups=4)
     ours = on_meta(AutoencoderKL, config)
     weights = numbered(list(ours), ours)
-    file = convert(weights, autoencoder_pairs(config, "compvis"), reverse=True)
+    file = convert_back(weights, autoencoder_pairs(config, "original"))
     file = {f"first_stage_model.{name}": tensor for name, tensor in file.items()}
     theirs = single_file.convert_ldm_vae_checkpoint(file, reference_autoencoder(config))
-    wanted = convert(weights, autoencoder_pairs(config), reverse=True)
+    wanted = convert_back(weights, autoencoder_pairs(config))
     assert theirs.keys() == wanted.keys()
     assert all(torch.equal(theirs[name], wanted[name]) for name in wanted)
 
@@ -220,7 +220,7 @@ def test_an_autoencoder_in_one_file_as_the_reference_library_reads_it(mults: tup
 SMALL = UNetConfig(channels=8, mults=(1, 2), blocks=1, depth=(0, 1), context_dim=8, heads=2, groups=4)
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "compvis"])
+@pytest.mark.parametrize("layout", ["diffusers", "original"])
 @pytest.mark.parametrize(
     "change",
     [
@@ -238,7 +238,7 @@ def test_odd_unets_have_a_bijection(change: dict[str, Any], layout: Any) -> None
     assert len({pair.theirs for pair in pairs}) == len(pairs)
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "diffusers_old", "compvis"])
+@pytest.mark.parametrize("layout", ["diffusers", "diffusers_old", "original"])
 @pytest.mark.parametrize("mults, blocks", [((1,), 1), ((1, 2), 1), ((2, 1, 1, 3), 3)])
 def test_odd_autoencoders_have_a_bijection(mults: tuple[int, ...], blocks: int, layout: Any) -> None:
     config = AutoencoderConfig(channels=8, mults=mults, blocks=blocks, groups=4)
@@ -260,7 +260,7 @@ def test_conversion_there_and_back_changes_nothing() -> None:
     theirs = tensors()
     ours = convert(theirs, PAIRS)
     assert ours["our.b"].shape == (4, 3)
-    back = convert(ours, PAIRS, reverse=True)
+    back = convert_back(ours, PAIRS)
     assert back.keys() == theirs.keys() and all(torch.equal(back[name], theirs[name]) for name in theirs)
 
 
@@ -270,7 +270,7 @@ def test_missing_and_unknown_tensors_are_refused() -> None:
     with pytest.raises(CheckpointError, match=r"1 of 2 tensors unknown: their\.c"):
         convert(tensors() | {"their.c": torch.zeros(1)}, PAIRS)
     with pytest.raises(CheckpointError, match=r"tensors missing: our\.a, our\.b"):
-        convert(tensors(), PAIRS, reverse=True)
+        convert_back(tensors(), PAIRS)
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 3, 3)])

@@ -8,8 +8,9 @@ import torch
 from parity.reference import difference, norm_epsilons, randomised, reference_unet
 from torch import Tensor
 
+from ldm_edu.condition import Conditioning
 from ldm_edu.config import UNetConfig
-from ldm_edu.layouts.pair import convert
+from ldm_edu.layouts.pair import convert, convert_back
 from ldm_edu.layouts.unet import unet_pairs
 from ldm_edu.models.unet import UNet
 
@@ -68,7 +69,7 @@ def test_our_weights_in_their_network(name: str) -> None:
     config = config_named(name)
     ours = randomised(UNet(config), seed=1)
     theirs = diffusers.UNet2DConditionModel(**reference_unet(config)).eval()
-    theirs.load_state_dict(convert(ours.state_dict(), unet_pairs(config), reverse=True))
+    theirs.load_state_dict(convert_back(ours.state_dict(), unet_pairs(config)))
     a, b = outputs(ours, theirs, config)
     assert difference(a, b) <= TOLERANCE
 
@@ -83,8 +84,9 @@ def test_states_computed_beforehand(name: str) -> None:
     x, t, context = inputs(config)
     vector = torch.randn(2, config.vector_dim) if config.vector_dim else None
     with torch.no_grad():
-        whole = ours(x, t, context, vector)
-        ready = ours(x, times=ours.time_states(t, vector), contexts=ours.context_states(context))
+        cond = Conditioning(context, vector)
+        whole = ours(x, t, cond)
+        ready = torch.cat([ours.step(x, prepared)[i : i + 1] for i, prepared in enumerate(ours.prepare(cond, t))])
     assert difference(ready, whole) <= TOLERANCE
 
 
