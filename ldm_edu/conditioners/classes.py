@@ -76,9 +76,13 @@ class OneHotConditioner:
 
 
 def read_classes(prompts: Sequence[int | str | None], classes: int) -> list[int | None]:
-    """Classes as numbers, None for the blank class; raises ValueError for a prompt that is not a class."""
+    """Classes as numbers, None for the blank class; raises ValueError for a prompt that is not a class.
+
+    A command line gives numbers as text: "7" is class 7.
+    """
     refuse_one(prompts)
-    labels = [None if prompt == "" else prompt for prompt in prompts]
+    labels = [int(each) if isinstance(each, str) and each.isdecimal() else each for each in prompts]
+    labels = [None if label == "" else label for label in labels]
     for label in labels:
         if label is not None and label not in range(classes):
             raise ValueError(f"{label!r} is not a class: give whole numbers from 0 to {classes - 1}, or None")
