@@ -192,6 +192,8 @@ class LatentDiffusion:
             if a single prompt is given instead of a list.
         """
         refuse_one(prompts)
+        if prompts and all(isinstance(prompt, str) and not prompt for prompt in prompts):
+            return self.conditioner.blank(len(prompts), self._pixels(size))
         return self.conditioner(prompts, self._pixels(size))
 
     def denoiser(self, cond: Conditioning, levels: Sequence[Level] | None = None) -> NetworkDenoiser:

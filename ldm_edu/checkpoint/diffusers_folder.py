@@ -35,9 +35,9 @@ class DiffusersFolder:
 
     @property
     def pipeline(self) -> str:
-        """The class that ``model_index.json`` names; "StableDiffusionPipeline" for a folder without an index."""
+        """The class that ``model_index.json`` names; "" for a folder without an index."""
         index = self.path / "model_index.json"
-        return str(_json(index).get("_class_name")) if index.is_file() else "StableDiffusionPipeline"
+        return str(_json(index).get("_class_name")) if index.is_file() else ""
 
     def read(self, config: str, read: Callable[[Json, str], T]) -> T:
         """What ``read`` makes of a config.
@@ -113,7 +113,8 @@ def read_preset(path: Path) -> Preset:
                 ) from error
             return found
     known = ", ".join(family.title for family in FAMILIES if family.write_folder is not None)
-    raise CheckpointError(f"{path} is of {folder.pipeline}, and folders are read of {known}; take one of those.")
+    pipeline = folder.pipeline or "a pipeline without a name"
+    raise CheckpointError(f"{path} is of {pipeline}, and folders are read of {known}; take one of those.")
 
 
 def weight_files(path: Path, part: Part, weights: Weights | None = None) -> list[Path]:

@@ -66,6 +66,8 @@ class StoredPart:
         CheckpointError
             if one is missing, or is not of this network.
         """
+        if not self.entries:
+            raise CheckpointError(f"{self.what} is not there; take the whole model, or a file that has this part too.")
         for problem, names in {"missing": self.missing, "not of this model": self.unexpected}.items():
             if names:
                 raise CheckpointError(
@@ -142,11 +144,8 @@ def _as_ours(part: StoredPart, pair: Pair) -> Stored:
     stored = part.entries[pair.theirs].stored
     try:
         shape = to_ours(torch.empty(stored.shape, device="meta"), pair).shape
-    except (RuntimeError, EinopsError) as error:
-        raise CheckpointError(
-            f"{part.what}: {pair.theirs} has shape {stored.shape}, which another layout of this model may have; choose "
-            "that layout, or another file."
-        ) from error
+    except (CheckpointError, RuntimeError, EinopsError) as error:
+        raise CheckpointError(f"{part.what}: {error}") from error
     return Stored(tuple(shape), stored.dtype, stored.offset)
 
 

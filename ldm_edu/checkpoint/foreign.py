@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from ldm_edu.config import Preset
 from ldm_edu.weights.mapped import Stored
 
 _MARKS = {  # part of a name: what has such names; the first that fits decides
@@ -26,7 +25,7 @@ _NETWORKS = {  # a tensor that only this network has
 }
 
 
-def kind_of(tensors: Mapping[str, Stored], known: Preset | None = None) -> str | None:
+def kind_of(tensors: Mapping[str, Stored]) -> str:
     """What a file holds, by names that only one kind of model has."""
     for mark, kind in _MARKS.items():
         if any(mark in name for name in tensors):
@@ -34,7 +33,10 @@ def kind_of(tensors: Mapping[str, Stored], known: Preset | None = None) -> str |
     for name, network in _NETWORKS.items():
         if name in tensors:
             return f"a single network, {network}; give the folder of the whole model"
-    if known is not None:
-        return None
+    conv_in = tensors.get("model.diffusion_model.input_blocks.0.0.weight")
+    widths = {stored.shape[-1] for name, stored in tensors.items() if name.endswith("attn2.to_k.weight")}
+    if conv_in is not None and len(conv_in.shape) == 4:
+        texts = f" and text states of width {max(widths)}" if widths else ""
+        return f"a U-Net that reads {conv_in.shape[1]} channels{texts}, which no model that is known here does"
     first = min(tensors, default="nothing")
     return f"{len(tensors)} tensors of a layout that is not known here, the first of them {first}"

@@ -50,13 +50,13 @@ def open_single_file(path: Path, preset: Preset | None = None, weights: Weights 
         others = tuple(other.prefix for other in family.parts if other.prefix and other is not part)
         own = [name for name in kept if name.startswith(prefix) and not name.startswith(others)]
         entries = {name.removeprefix(prefix): Entry(file, name) for name in own}
-        if not entries:
-            raise CheckpointError(_without(path, part.title, preset, file))
         pairs = pairs_of(part, preset, "original", entries)
         if ema:
             pairs = [replace(pair, theirs=averaged_name(pair.theirs)) for pair in pairs]
         parts[part.name] = StoredPart(f"the {part.name} in the file {path}, taken for {preset.name}", entries, pairs)
         used += [entry.name for entry in entries.values()]
+    if not used:
+        raise CheckpointError(_without(path, preset, file))
     other_copy = _network_prefix(family) if averaged else AVERAGED
     ignored += [name for name in kept if other_copy and name.startswith(other_copy)]
     unknown = sorted(set(kept) - set(used) - set(ignored))
@@ -104,11 +104,8 @@ def _noted_preset(file: WeightFile) -> Preset | None:
         raise CheckpointError(f"{file.path} describes no model: {error}. Convert it again.") from error
 
 
-def _without(path: Path, title: str, preset: Preset, file: WeightFile) -> str:
-    """Why a part of a file is not there: another model was expected, or the file was published without the part."""
-    if kind_of(file.tensors, known=preset):
-        return f"{path} holds {kind_of(file.tensors, known=preset)}, not {preset.name}; take the file of that model."
-    return f"{path} holds no {title} of {preset.name}; take the whole file of this model."
+def _without(path: Path, preset: Preset, file: WeightFile) -> str:
+    return f"{path} holds {kind_of(file.tensors)}, and no network of {preset.name}; take the file of that model."
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -1,6 +1,6 @@
 """``ldm-edu generate``: prompts, and a picture to start from, to pictures; and a film of how they came about."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import groupby
@@ -13,6 +13,7 @@ import ldm_edu
 from ldm_edu.cli.album import Order, captions, check_places, save_pictures
 from ldm_edu.cli.convert import Weights
 from ldm_edu.cli.edits import by_instruction, make_edit, parse_size
+from ldm_edu.config import SamplerName, Spacing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 
     from ldm_edu.editing import Edit
     from ldm_edu.model import LatentDiffusion
-    from ldm_edu.prompts import Chunks
-
-Sampler = Literal["ddpm", "ddim", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_3m", "plms", "ipndm", "unipc"]
-Spacing = Literal["leading", "trailing", "linspace", "karras"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Frame = list["Image"]  # every picture asked for, at one step
 
@@ -38,13 +35,18 @@ def generate(
         str, typer.Option(help="A shipped checkpoint, a checkpoint's folder, or a file of Stable Diffusion 1.x.")
     ] = "emoji",
     copy: Weights = None,
-    steps: Annotated[int, typer.Option(help="Steps from noise to picture, 1 to 1000.")] = 20,
-    guidance: Annotated[float, typer.Option(help="How strongly to follow the prompt; 1 is no guidance.")] = 5.0,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps from noise to picture, 1 to 1000; left out: what suits the model.")
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="How strongly to follow the prompt; 1 is no guidance; left out: what suits the model."),
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=MAX_SEED, help="Of each prompt's first picture; the next ones count up.")
     ] = 0,
     count: Annotated[int, typer.Option(min=1, help="Pictures a prompt.")] = 1,
-    sampler: Annotated[Sampler, typer.Option(help="The solver.")] = "dpmpp_2m",
+    sampler: Annotated[SamplerName | None, typer.Option(help="The solver; left out: what suits the model.")] = None,
     spacing: Annotated[Spacing, typer.Option(help="How the steps are spread over the noise levels.")] = "trailing",
     negative: Annotated[str, typer.Option(help="What to steer away from.")] = "",
     size: Annotated[
@@ -101,18 +103,26 @@ def generate(
     pipeline = load(model, device, dtype, copy)
     if tile is not None:
         pipeline.codec.check_tile(tile)
-    _warn_of_truncation(pipeline, [*prompts, negative])
+    different = list(dict.fromkeys([*prompts, negative]))
+    read = dict(zip(different, pipeline.read(different), strict=True))
+    _warn_of_truncation(pipeline, read)
     edit = None
     if init is not None:
         edit = make_edit(pipeline, init, mask, outpaint, shape, strength, image_guidance)
         shape = edit.size
-    said = {"steps": steps, "guidance": guidance, "sampler": sampler, "spacing": spacing, "negative": negative}
-    away = _condition(pipeline, negative)
-    how: dict[str, Any] = {**said, "sampler": SAMPLERS[sampler], "size": shape, "negative": away}
+    usual = pipeline.preset.defaults
+    said: dict[str, Any] = {
+        "steps": usual.steps if steps is None else steps,
+        "guidance": usual.guidance if guidance is None else guidance,
+        "sampler": sampler or usual.sampler,
+        "spacing": spacing,
+        "negative": negative,
+    }
+    how = {**said, "sampler": SAMPLERS[said["sampler"]], "size": shape, "negative": negative and read[negative]}
     orders = [(prompt, seed + i) for prompt in prompts for i in range(count)]
     with ThreadPoolExecutor(1) as meanwhile, _memory(pipeline):
         weights = meanwhile.submit(_fingerprint, model, copy)  # gigabytes take seconds
-        frames = _draw(pipeline, orders, every_step=film is not None, tile=tile, edit=edit, **how)
+        frames = _draw(pipeline, orders, read, every_step=film is not None, tile=tile, edit=edit, **how)
     settings = {"model": model, "weights": weights.result(), **said, "size": "{}x{}".format(*frames[-1][0].size)}
     if copy is not None:
         settings["copy"] = copy
@@ -180,6 +190,7 @@ def _fingerprint(model: str, copy: Literal["ema", "last"] | None) -> str:
 def _draw(
     pipeline: "LatentDiffusion",
     orders: list[Order],
+    read: Mapping[str, Any],
     *,
     every_step: bool,
     tile: int | None,
@@ -197,13 +208,13 @@ def _draw(
         images = pipeline.decode(latents) if tile is None else pipeline.decode(latents, tile=tile)
         return [to_pil(image) for image in (images if edit is None else edit.paste(images))]
 
-    batches = list(_batches(pipeline, orders, pipeline.latent_shape(how["size"])))
+    batches = list(_batches(orders, read, pipeline.latent_shape(how["size"])))
     left = steps - (first_step(steps, edit.strength) if edit and edit.strength else 0)
     films: list[list[Frame]] = []  # batch, step, picture
     with tqdm(total=left * len(batches), unit="step", leave=False, disable=None) as bar:
         for batch in batches:
             frames: list[Frame] = []
-            wanted, seeds = [_condition(pipeline, prompt) for prompt, _ in batch], [seed for _, seed in batch]
+            wanted, seeds = [read[prompt] for prompt, _ in batch], [seed for _, seed in batch]
             for step in pipeline.generate(wanted, seeds=seeds, steps=steps, edit=edit, **how):
                 bar.update()
                 if every_step:
@@ -213,33 +224,25 @@ def _draw(
     return [[picture for frame in at for picture in frame] for at in zip(*films, strict=True)]
 
 
-def _batches(pipeline: "LatentDiffusion", orders: list[Order], shape: tuple[int, int, int]) -> Iterator[list[Order]]:
+def _batches(orders: list[Order], read: Mapping[str, Any], shape: tuple[int, int, int]) -> Iterator[list[Order]]:
     """Neighbours of one batch: prompts of as many windows, and no more pictures than memory should be asked for."""
     most = max(1, min(BATCH, BATCH_LATENTS // (shape[1] * shape[2])))
-    for _, group in groupby(orders, lambda order: len(_read(pipeline, order[0]).tokens) if pipeline.text else 1):
+    for _, group in groupby(orders, lambda order: _windows(read[order[0]])):
         alike = list(group)
         yield from (alike[start : start + most] for start in range(0, len(alike), most))
 
 
-def _condition(pipeline: "LatentDiffusion", prompt: str) -> str | int:
-    """A prompt as the model takes it: a class-conditional one draws from numbers."""
-    return int(prompt) if pipeline.classes is not None and prompt.isdecimal() else prompt
+def _windows(prompt: object) -> int:
+    """In how many windows of the text encoder a prompt is read; 1 for what is not a text."""
+    from ldm_edu.prompts import Chunks
+
+    return len(prompt.tokens) if isinstance(prompt, Chunks) else 1
 
 
-def _read(pipeline: "LatentDiffusion", prompt: str) -> "Chunks":
-    from ldm_edu.prompts import chunks
-
-    assert pipeline.tokenizer is not None
-    return chunks(pipeline.tokenizer, prompt)
-
-
-def _warn_of_truncation(pipeline: "LatentDiffusion", prompts: list[str]) -> None:
-    if pipeline.tokenizer is None:
-        return
-    for prompt in dict.fromkeys(prompts):
-        read = _read(pipeline, prompt)
-        if not read.whole:
-            n = len(read.tokens) * (pipeline.tokenizer.length - 2)
+def _warn_of_truncation(pipeline: "LatentDiffusion", read: Mapping[str, Any]) -> None:
+    for prompt, chunks in read.items():
+        if pipeline.tokenizer is not None and not chunks.whole:
+            n = len(chunks.tokens) * (pipeline.tokenizer.length - 2)
             typer.echo(
                 f"ldm-edu: the prompt {prompt[:40]!r}... is too long; what follows {n:,} tokens is not read", err=True
             )

@@ -76,14 +76,15 @@ class OneHotConditioner:
 
 
 def read_classes(prompts: Sequence[int | str | None], classes: int) -> list[int | None]:
-    """Classes as numbers, None for the blank class; raises ValueError for a prompt that is not a class.
-
-    A command line gives numbers as text: "7" is class 7.
-    """
+    """Classes as numbers, None for the blank class; raises ValueError for a prompt that is not a class."""
     refuse_one(prompts)
-    labels = [int(each) if isinstance(each, str) and each.isdecimal() else each for each in prompts]
-    labels = [None if label == "" else label for label in labels]
+    labels = [None if prompt == "" else _number(prompt) for prompt in prompts]
     for label in labels:
         if label is not None and label not in range(classes):
             raise ValueError(f"{label!r} is not a class: give whole numbers from 0 to {classes - 1}, or None")
     return labels  # type: ignore[return-value]
+
+
+def _number(prompt: object) -> object:
+    """A class that was typed as text, as a number."""
+    return int(prompt) if isinstance(prompt, str) and prompt.isdecimal() else prompt

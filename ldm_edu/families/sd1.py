@@ -64,10 +64,10 @@ def recognise(file: WeightFile) -> UNetPreset | None:
 
 def read_folder(folder: Folder) -> UNetPreset | None:
     """The preset of a folder whose text encoder is CLIP's, with quick GELU."""
-    if folder.pipeline not in PIPELINES:
+    if folder.pipeline and folder.pipeline not in PIPELINES:
         return None
     activation = folder.read("text_encoder/config.json", lambda values, _: values.get("hidden_act", "quick_gelu"))
-    return read_unet_folder(folder, "sd1", PIPELINES, PRESETS) if activation == "quick_gelu" else None
+    return None if activation == "gelu" else read_unet_folder(folder, "sd1", PIPELINES, PRESETS)
 
 
 FAMILY = Family(

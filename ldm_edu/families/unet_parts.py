@@ -14,6 +14,7 @@ from ldm_edu.layouts.classes import CLASSES
 from ldm_edu.layouts.clip import TEXT
 from ldm_edu.layouts.pair import Json, Layout
 from ldm_edu.layouts.schedule import read_schedule, write_schedule
+from ldm_edu.layouts.settings import refuse
 from ldm_edu.layouts.unet import UNET, read_unet
 from ldm_edu.tokenizer import Tokenizer
 from ldm_edu.weights.errors import CheckpointError
@@ -61,9 +62,7 @@ def conditioner(preset: UNetPreset, networks: Networks) -> Conditioner:
     return networks.get("classes", Unconditional())  # type: ignore[return-value]
 
 
-def read_unet_folder(
-    folder: Folder, family: str, pipelines: Pipelines, known: tuple[UNetPreset, ...]
-) -> UNetPreset | None:
+def read_unet_folder(folder: Folder, family: str, pipelines: Pipelines, known: tuple[UNetPreset, ...]) -> UNetPreset:
     """The preset that a folder's configs describe: one of ``known`` by its name, another by the folder's.
 
     Raises
@@ -71,9 +70,8 @@ def read_unet_folder(
     CheckpointError
         if a config is missing or damaged, or asks for what the networks here do not do.
     """
-    if folder.pipeline not in pipelines:
-        return None
-    unet = folder.read("unet/config.json", partial(read_unet, beside=pipelines[folder.pipeline]))
+    beside = pipelines.get(folder.pipeline) or folder.read("unet/config.json", _beside)
+    unet = folder.read("unet/config.json", partial(read_unet, beside=beside))
     autoencoder = folder.read("vae/config.json", AUTOENCODER.read)
     text = folder.read("text_encoder/config.json", TEXT.read)
     schedule, prediction = folder.read("scheduler/scheduler_config.json", read_schedule)
@@ -84,6 +82,15 @@ def read_unet_folder(
         if (preset.unet, preset.autoencoder, preset.text) == (unet, autoencoder, text):
             return dataclasses.replace(preset, **found)
     return UNetPreset(family=family, name=folder.name, unet=unet, autoencoder=autoencoder, text=text, **found)
+
+
+def _beside(unet: Json, where: str) -> Beside:
+    """What the U-Net of a folder without an index reads besides the sample: its channels are all there is to tell."""
+    extra, channels = unet.get("in_channels", 4) - unet.get("out_channels", 4), unet.get("out_channels", 4)
+    kinds: dict[int, Beside] = {0: "nothing", 1: "depth", channels: "picture", channels + 1: "mask"}
+    if extra not in kinds:
+        refuse(where, "in_channels", unet.get("in_channels"))
+    return kinds[extra]
 
 
 def write_unet_folder(preset: UNetPreset, pipelines: Pipelines) -> dict[str, Json]:

@@ -57,7 +57,18 @@ class Layout:
 
 
 def to_ours(theirs: Tensor, pair: Pair) -> Tensor:
-    """Their tensor as ours: a view where the numbers do not move."""
+    """Their tensor as ours: a view where the numbers do not move.
+
+    Raises
+    ------
+    CheckpointError
+        if it has a shape that the pair does not expect.
+    """
+    if pair.conv and theirs.ndim != 2 and (theirs.ndim != 4 or theirs.shape[2:] != (1, 1)):
+        raise CheckpointError(
+            f"{pair.theirs} has shape {tuple(theirs.shape)}, where a linear map or a 1x1 convolution is expected; "
+            "choose the other layout of this model."
+        )
     if pair.rows is not None:
         theirs = theirs[pair.rows]
     if pair.transposed:

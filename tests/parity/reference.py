@@ -12,7 +12,7 @@ from ldm_edu.config import AutoencoderConfig, TextConfig, UNetConfig, UNetPreset
 UNET = UNetConfig(channels=8, mults=(1, 2), blocks=1, depth=(1, 0), context_dim=16, heads=2, groups=4)
 AUTOENCODER = AutoencoderConfig(channels=8, mults=(1, 2), blocks=1, groups=4)
 TEXT = TextConfig(vocab=600, length=12, width=16, layers=2, heads=2)
-SMALL_SD = UNetPreset(name="small-sd", size=16, unet=UNET, autoencoder=AUTOENCODER, text=TEXT)
+SMALL_SD = UNetPreset(family="sd1", name="small-sd", size=16, unet=UNET, autoencoder=AUTOENCODER, text=TEXT)
 
 
 def randomised(module: nn.Module, seed: int = 0) -> Any:

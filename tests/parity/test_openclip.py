@@ -9,7 +9,8 @@ import torch
 from parity.reference import difference, randomised, reference_clip, reference_text, reference_vision
 from torch import Tensor, nn
 
-from ldm_edu.config import SD15, CLIPConfig, TextConfig, VisionConfig
+from ldm_edu.config import CLIPConfig, TextConfig, VisionConfig
+from ldm_edu.families import SD15
 from ldm_edu.layouts import clip, openclip
 from ldm_edu.layouts.pair import Format, convert, convert_back
 from ldm_edu.models.clip import CLIP, TextEncoder

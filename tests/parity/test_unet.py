@@ -27,7 +27,7 @@ CONFIGS = {
     "attention at the lowest level only": {"depth": (0, 1)},
     "attention in the middle only": {"depth": (0, 0)},
     "deeper and deeper": {"mults": (1, 2, 2), "depth": (0, 1, 2), "mid_depth": 2, "linear_proj": True},
-    "nine channels in": {"in_channels": 9},
+    "nine channels in": {"in_channels": 9, "beside": "mask"},
     "a vector": {"vector_dim": 12 + 3 * 8},
 }
 
@@ -51,7 +51,7 @@ def outputs(ours: UNet, theirs: Any, config: UNetConfig) -> tuple[Tensor, Tensor
         vector = torch.cat([text, theirs.add_time_proj(numbers.flatten()).view(2, 24)], dim=1)
         extra = {"added_cond_kwargs": {"text_embeds": text, "time_ids": numbers}}
     with torch.no_grad():
-        return ours(x, t, context, vector), theirs(x, t, context, **extra).sample
+        return ours(x, t, Conditioning(context, vector)), theirs(x, t, context, **extra).sample
 
 
 @pytest.mark.parametrize("name", CONFIGS)
