@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -101,6 +103,26 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
 def atomic_write_text(path: Path, text: str) -> None:
     """`atomic_write` for text, as UTF-8 with Unix line ends on every system."""
     atomic_write_bytes(path, text.encode())
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; NaN and infinity, which JSON does not have, are refused.
+
+    Raises
+    ------
+    OSError
+        if it cannot be read.
+    ValueError
+        if it is not JSON, or so deeply nested that reading would end in a crash.
+    """
+    try:
+        return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _make_folder(folder: Path) -> list[Path]:

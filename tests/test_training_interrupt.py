@@ -12,9 +12,10 @@ from test_training import assert_equal, toy_task, weights
 
 from ldm_edu.config import TOY
 from ldm_edu.latent_diffusion import LatentDiffusion
-from ldm_edu.training import interrupt, loop
+from ldm_edu.training import interrupt, loop, state
 from ldm_edu.training.interrupt import Interrupted, reaching
-from ldm_edu.training.loop import Store, load_state, train
+from ldm_edu.training.loop import train
+from ldm_edu.training.state import Store, load_state
 from ldm_edu.training.tasks import BaseTask, DiffusionTask
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent in another way there")
@@ -100,13 +101,13 @@ def test_a_second_one_does_not_wait_and_keeps_the_state_before(tmp_path: Path) -
 def test_a_second_one_while_it_is_saved_keeps_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     list(train(toy_task(), steps=1, seed=5, folder=tmp_path))
     before = (tmp_path / "state.safetensors").read_bytes()
-    write = loop.safetensors.torch.save_file
+    write = state.safetensors.torch.save_file
 
     def cut(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
         write(tensors, path, metadata)
         ctrl_c()
 
-    monkeypatch.setattr(loop.safetensors.torch, "save_file", cut)
+    monkeypatch.setattr(state.safetensors.torch, "save_file", cut)
     with pytest.raises(KeyboardInterrupt) as stopped:
         list(train(disturbed(toy_task(), at=1), steps=3, seed=5, folder=tmp_path))
     assert not isinstance(stopped.value, Interrupted)

@@ -11,7 +11,6 @@ from torch import Tensor
 from ldm_edu.config import FASHION, TOY, ClassifierConfig
 from ldm_edu.latent_diffusion import LatentDiffusion
 from ldm_edu.training import recipes
-from ldm_edu.training.loop import Store, Task, load_state, save_state
 from ldm_edu.training.parts import load_parts
 from ldm_edu.training.runs import (
     Run,
@@ -25,6 +24,7 @@ from ldm_edu.training.runs import (
 from ldm_edu.training.scale import Share
 from ldm_edu.training.scale_run import How, cached, scale_run
 from ldm_edu.training.sharded import SHARDS
+from ldm_edu.training.state import Store, Task, load_state, save_state
 
 CPU = torch.device("cpu")
 # every loss of the autoencoder from an early step on, so that the discriminator's moments are in the state too

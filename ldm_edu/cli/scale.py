@@ -82,7 +82,17 @@ def train_on_data(
         how = How(share, options.way, options.recompute)
         precision = options.precision or ("bf16" if quick_bfloat16(here.type) else "fp32")
         run = scale_run(
-            parts, recipe, cache, folder, state, how, size=size, precision=precision, start=start, device=here
+            parts,
+            recipe,
+            cache,
+            folder,
+            state,
+            how,
+            size=size,
+            precision=precision,
+            start=start,
+            device=here,
+            tell=say,
         )
         _track(accelerator, dataclasses.asdict(recipe) | {"preset": preset, "size": size}, state, wandb=options.wandb)
         steps = records(run.task, steps=run.steps, seed=run.seed, folder=state, save_every=save_every, store=SHARDS)

@@ -102,7 +102,7 @@ def _train(run: "Run", network: Network, preset: str, folder: Path, *, save_ever
 
     state = folder / "training" / network
     with writing(state):
-        same_settings(state, run.settings)
+        same_settings(state, run.settings, tell=say)
         log, means = _log(state), dict[str, float]()
         steps = records(run.task, steps=run.steps, seed=run.seed, folder=state, save_every=save_every)
         bar = tqdm(total=run.steps, unit="step", desc=f"{network} {preset}", dynamic_ncols=True)
