@@ -24,7 +24,7 @@ from ldm_edu.training.fingerprints import checksum
 from ldm_edu.training.guard import same_settings
 from ldm_edu.training.loop import train
 from ldm_edu.training.sharded import load_sharded, save_sharded, whole_states
-from ldm_edu.training.state import load_state
+from ldm_edu.training.state import Store, load_state, save_state
 
 STEPS = 3
 WEIGHT, FIRST, SECOND = "module/net/0.weight", "optimizer/net/0/exp_avg", "optimizer/net/0/exp_avg_sq"
@@ -264,6 +264,20 @@ def test_numbers_in_shards_that_no_training_gives(
     without_sums(put(PLACED + name, value))(tmp_path / state.name)
     with pytest.raises(ValueError, match=reason):  # once they are in place: shards are read into the task itself
         load_sharded(as_saved(Small()), tmp_path)
+
+
+@pytest.mark.parametrize(("save", "load"), [(save_state, load_state), (save_sharded, load_sharded)])
+def test_a_state_that_could_not_be_loaded_does_not_replace_one_that_can(
+    tmp_path: Path, save: Callable[..., None], load: Callable[..., int]
+) -> None:
+    task = as_saved(Small())
+    list(train(task, steps=1, seed=1, folder=tmp_path, store=Store(save, load)))
+    task.modules["net"][0].weight.data[0] = torch.nan  # type: ignore[index, union-attr]
+    with pytest.raises(
+        ValueError, match=r"after step 2 was not saved, since module/net/0\.weight is not finite: the state"
+    ):
+        save(task, tmp_path, 2)
+    assert load(as_saved(Small()), tmp_path) == 1
 
 
 def test_states_are_taken_in_the_order_of_their_steps(tmp_path: Path) -> None:

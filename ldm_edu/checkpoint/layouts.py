@@ -49,7 +49,7 @@ def loaded_files(path: Path, weights: Weights | None = None) -> list[Path]:
     if _is_of_diffusers(path):
         copies = {"unet": weights}
         return [file for part in FOLDERS for file in weight_files(path, part, copies.get(part))]
-    return sorted(path.glob("*.safetensors"))
+    return sorted(path.glob("[!.]*.safetensors"))
 
 
 def _is_of_diffusers(path: Path) -> bool:

@@ -14,10 +14,10 @@ from ldm_edu.checkpoint.errors import CheckpointError
 from ldm_edu.checkpoint.io import has_part, load_preset
 from ldm_edu.classifiers import CONFIG_FILE, KIND
 from ldm_edu.config import ClassifierConfig, Preset, to_dict
-from ldm_edu.files import atomic_write_text, read_json
+from ldm_edu.files import atomic_write_text, read_json, remove_leftovers
 from ldm_edu.training.fingerprints import fingerprint
 from ldm_edu.training.parts import same_model
-from ldm_edu.training.sharded import whole_states
+from ldm_edu.training.sharded import remove_halves, whole_states
 from ldm_edu.training.state import STATE
 
 if TYPE_CHECKING:
@@ -170,15 +170,31 @@ def _begun(state: Path, *, with_data: bool) -> bool:
 
 
 @contextmanager
-def writing(state: Path) -> Iterator[None]:
-    """Be the only one who writes to the folder of a run; where files cannot be locked, nobody is kept out.
+def writing(state: Path, *others: Path) -> Iterator[None]:
+    """Be the only one who writes to the folder of a run, and remove what killed ones have left half written.
 
-    The lock is the system's, and goes when the process does, however it ends. The file itself stays.
+    Parameters
+    ----------
+    others
+        further folders that the run writes to, perhaps with other runs.
 
     Raises
     ------
     ValueError
         if another process is at it.
+    """
+    with _locked(state):
+        remove_halves(state)
+        for folder in (state, *others):
+            remove_leftovers(folder)
+        yield
+
+
+@contextmanager
+def _locked(state: Path) -> Iterator[None]:
+    """Keep others out of the folder of a run; where files cannot be locked, nobody is kept out.
+
+    The lock is the system's, and goes when the process does, however it ends. The file itself stays.
     """
     if sys.platform == "win32":
         yield

@@ -5,6 +5,7 @@ seeded by (seed, step); so the state on disk is the weights, the optimisers' mom
 resumed run repeats the unbroken one bit for bit (on the same machine with the same number of threads).
 """
 
+import signal
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ldm_edu.training.interrupt import Interrupted, alone, held_back
+from ldm_edu.training.interrupt import Interrupted, alone, held_back, saving
 from ldm_edu.training.state import Store, Task, load_state, save_state
 
 
@@ -51,7 +52,8 @@ def train(
         if the state in ``folder`` is beyond ``steps``; or if a loss is not finite, naming the step and the last that
         was saved, which is untouched.
     Interrupted
-        at CTRL-C, when the last whole step has been saved; `reaching` brings one here that meets the caller.
+        at CTRL-C, SIGTERM or SIGHUP, when the last whole step has been saved; `reaching` brings those here that meet
+        the caller.
     SaveError
         if the state cannot be written.
     """
@@ -59,23 +61,26 @@ def train(
     saved = store.load(task, folder) if folder else 0
     if saved > steps:
         raise ValueError(f"{folder} has done {saved} steps already; give --steps above {saved}, or another --out")
-    for step in range(saved, steps):
-        with held_back() as let_it_come:
-            began = time.perf_counter()
-            values = task.step(step, step / steps, rng_for(seed, step))
-            _refuse_infinite(values, step + 1, saved)
-            if folder and ((step + 1) % save_every == 0 or step + 1 == steps):
-                store.save(task, folder, step + 1)
-                saved = step + 1
-        try:
-            yield Record(step + 1, values, time.perf_counter() - began)
+    done, midway = saved, False  # midway: what the task holds is not the state after a step
+    try:
+        for step in range(saved, steps):
+            with held_back() as let_it_come:
+                midway, began = True, time.perf_counter()
+                values = task.step(step, step / steps, rng_for(seed, step))
+                _refuse_infinite(values, step + 1, saved)
+                if folder and ((step + 1) % save_every == 0 or step + 1 == steps):
+                    store.save(task, folder, step + 1)
+                    saved = step + 1
+                midway, done = False, step + 1
+            yield Record(done, values, time.perf_counter() - began)
             let_it_come()
-        except KeyboardInterrupt:
-            if folder is None or not alone():
-                raise
-            if saved <= step:
-                store.save(task, folder, step + 1)
-            raise Interrupted(step + 1) from None
+    except KeyboardInterrupt as interrupt:
+        if folder is None or midway or not alone():
+            raise
+        if saved < done:
+            with saving():
+                store.save(task, folder, done)
+        raise Interrupted(done, getattr(interrupt, "number", signal.SIGINT)) from None
 
 
 def _refuse_infinite(values: dict[str, float], step: int, saved: int) -> None:

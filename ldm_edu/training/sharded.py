@@ -28,7 +28,17 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from ldm_edu.files import SaveError, atomic_write_text, read_json
 from ldm_edu.training.parallel import is_main, local, wait
-from ldm_edu.training.state import MOMENTS, Store, Task, check_kinds, check_step, check_values, kinds, weights
+from ldm_edu.training.state import (
+    MOMENTS,
+    Store,
+    Task,
+    check_kinds,
+    check_step,
+    check_values,
+    kinds,
+    refuse_broken,
+    weights,
+)
 
 FORMAT = "ldm-edu-shards/1"
 FILE_BYTES = 2**30  # of a whole tensor's bytes; a process's share of it is smaller
@@ -56,9 +66,13 @@ def save_sharded(task: Task, folder: Path, step: int) -> None:
 
     Raises
     ------
+    ValueError
+        if numbers in it are not finite; the states before it are untouched.
     SaveError
-        in every process, if any of them could not write; the states before it are untouched.
+        in every process, if any of them could not write; the same holds.
     """
+    tensors = {name: value.contiguous() for name, value in state_tensors(task).items()}
+    refuse_broken({name: local(tensor) for name, tensor in tensors.items()}, step)
     whole = folder / f"step-{step:06}"
     part = folder / f".step-{step:06}.part"
     if is_main():
@@ -67,7 +81,6 @@ def save_sharded(task: Task, folder: Path, step: int) -> None:
             part.mkdir(parents=True)
     wait()
     with _sentence(whole), _quiet():
-        tensors = {name: value.contiguous() for name, value in state_tensors(task).items()}
         writer = HuggingFaceStorageWriter(str(part), _files(tensors), save_distributed=True)
         save(tensors, storage_writer=writer)
     if is_main():

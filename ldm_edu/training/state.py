@@ -48,13 +48,16 @@ def save_state(task: Task, folder: Path, step: int) -> None:
 
     Raises
     ------
+    ValueError
+        if numbers in it are not finite; the state before it is untouched.
     SaveError
-        if the disk refuses; the state before it is untouched.
+        if the disk refuses; the same holds.
     """
     tensors = {name: value.contiguous() for name, value in weights(task).items()}
     for name, optimizer in task.optimizers.items():
         for index, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{name}/{index}/{key}": value.contiguous() for key, value in moments.items()}
+    refuse_broken(tensors, step)
     metadata = {"step": str(step), "checksum": checksum(tensors, note=str(step))}
     atomic_write(folder / STATE, partial(safetensors.torch.save_file, tensors, metadata=metadata))
 
@@ -137,6 +140,21 @@ def check_values(tensors: Mapping[str, Tensor], step: int) -> None:
             raise ValueError(f"{name} is negative")
         if kind == "step" and float(tensor) not in range(step + 1):
             raise ValueError(f"{name} is {float(tensor):g}, not a number of updates in {step} steps")
+
+
+def refuse_broken(tensors: Mapping[str, Tensor], step: int) -> None:
+    """A state that could not be loaded must not take the place of one that can.
+
+    Raises
+    ------
+    ValueError
+        as `check_values`, with what to do.
+    """
+    try:
+        check_values(tensors, step)
+    except ValueError as error:
+        advice = "the state saved before it is kept; start again in another --out with a lower --lr"
+        raise ValueError(f"the state after step {step} was not saved, since {error}: {advice}") from error
 
 
 def check_step(step: object) -> int:
