@@ -31,7 +31,7 @@ class CaptionedPictures:
 
     names: Sequence[str]  # for messages: a path or a row
     captions: Sequence[str]
-    fingerprint: str  # changes when a picture or a caption does
+    fingerprint: str  # changes when the content of a picture or a caption does
     open: Callable[[int], Image.Image]  # lazy: only the header is read
 
     def size(self, i: int) -> tuple[int, int]:
@@ -109,13 +109,19 @@ def _from_folder(folder: Path) -> CaptionedPictures:
             f"file beside its picture ({Path(bare[0]).with_suffix('.txt')}), or all into metadata.jsonl, a line each: "
             f'{{"file_name": "{bare[0]}", "text": "..."}}'
         )
-    rows = [(path.relative_to(folder).as_posix(), path.stat(), str(captions[path])) for path in files]
+    rows = [(path.relative_to(folder).as_posix(), _content(path), str(captions[path])) for path in files]
     return CaptionedPictures(
         [str(path) for path in files],
         [caption for _, _, caption in rows],
-        digest(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0{caption}" for name, stat, caption in rows),
+        digest(part for row in rows for part in row),
         lambda i: Image.open(files[i]),
     )
+
+
+def _content(path: Path) -> str:
+    """A fingerprint of a file's bytes: a copy has another time of change, and is the same picture."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _seen(folder: Path, pattern: str) -> Iterator[Path]:
