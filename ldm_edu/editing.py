@@ -263,7 +263,7 @@ def _check_mask(mask: Tensor, size: tuple[int, int], pictures: int) -> None:
         raise ValueError(f"{len(mask)} masks and {pictures} pictures to edit: give one each, or one of either")
     if not ((mask >= 0) & (mask <= 1)).all():  # NaN is not
         raise ValueError(
-            "a mask holds numbers from 0, where the picture stays, to 1, where it is painted: divide one of bytes by 255"
+            "a mask holds numbers from 0, where the picture stays, to 1, where it is painted: divide bytes by 255"
         )
     if not mask.any():
         raise ValueError("the mask is 0 everywhere, so nothing would be painted: 1 marks what is")

@@ -25,7 +25,7 @@ LARGEST = 2**27  # pixels, 134 million: half a gigabyte as RGBA
 LARGEST_FILE = 2**30  # bytes: some of Pillow's readers take all of a file into memory
 _EXCHANGE_SIDES = (5, 6, 7, 8)  # orientations by which width and height change places
 _CHUNKS = 2**16  # of a PNG that are looked through
-_REMEDY = "give a PNG, a JPEG or a WebP file"
+_REMEDY = "save it again as a PNG or a JPEG, or leave it out"
 
 
 def open_picture(source: Source, name: str | None = None) -> Image.Image:

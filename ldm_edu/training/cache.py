@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from ldm_edu.datasets.folder import CaptionedPictures, digest
 from ldm_edu.files import atomic_write, atomic_write_text
-from ldm_edu.training.buckets import Size, fit, nearest_bucket
+from ldm_edu.pictures import fit, from_pil
+from ldm_edu.training.buckets import Size, nearest_bucket
 
 FORMAT = "ldm-edu-cache/1"
 SHARD = 1024  # pictures, or captions, a file
@@ -163,7 +164,7 @@ def fill_cache(
 
 
 def _picture(pictures: CaptionedPictures, size: Size, i: int) -> Tensor:
-    return fit(pictures.rgb(i), size)
+    return from_pil(fit(pictures.rgb(i), size))[0]  # (3, H, W)
 
 
 def _half(name: str, values: Tensor) -> Tensor:
