@@ -15,7 +15,7 @@ from ldm_edu.config import TOY
 from ldm_edu.datasets.folder import CaptionedPictures, read_pictures
 from ldm_edu.files import SaveError
 from ldm_edu.models.autoencoder import AutoencoderKL
-from ldm_edu.pictures import fit
+from ldm_edu.pictures import fit, from_pil
 from ldm_edu.training import cache as module
 from ldm_edu.training.buckets import bucket_sizes
 from ldm_edu.training.cache import BLANK, Cache, fill_cache, fingerprint, start_cache
