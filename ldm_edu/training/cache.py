@@ -27,7 +27,8 @@ from torch import Tensor
 
 from ldm_edu.datasets.folder import CaptionedPictures, digest
 from ldm_edu.files import atomic_write, atomic_write_text, read_json
-from ldm_edu.training.buckets import Size, fit, nearest_bucket
+from ldm_edu.pictures import fit, from_pil
+from ldm_edu.training.buckets import Size, nearest_bucket
 from ldm_edu.training.fingerprints import checksum
 
 FORMAT = "ldm-edu-cache/2"
@@ -195,7 +196,7 @@ def fill_cache(
 
 
 def _picture(pictures: CaptionedPictures, size: Size, i: int) -> Tensor:
-    return fit(pictures.rgb(i), size)
+    return from_pil(fit(pictures.rgb(i), size))[0]  # (3, H, W)
 
 
 def _half(name: str, values: Tensor) -> Tensor:
