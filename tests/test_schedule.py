@@ -154,7 +154,7 @@ def test_what_makes_no_schedule() -> None:
 
 def test_what_makes_no_run() -> None:
     schedule = scaled_linear()
-    with pytest.raises(ValueError, match="choose trailing, leading, linspace or karras"):
+    with pytest.raises(ValueError, match="choose leading, trailing, linspace"):
         levels(schedule, 10, "quadratic")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'zero' or 'first'"):
         levels(schedule, 10, final="last")  # type: ignore[arg-type]
