@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from lively import lively, toy_with
+from test_samplers import STOCHASTIC
 from torch import Tensor
 
 from ldm_edu.editing import Edit, begin, first_step, inpaint, latent_mask
@@ -97,7 +98,7 @@ def exact(x: Tensor, level: Level) -> Tensor:
     return torch.tanh(x + 0.3)
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - {"ddpm", "euler_ancestral"}))
+@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - STOCHASTIC))
 def test_the_known_part_is_held_to_its_noise_at_every_level(name: str) -> None:
     known, noise = torch.randn(1, 4, 8, 8), initial_noise([3], (4, 8, 8))
     run, mask = levels(scaled_linear(), 12)[4:], half(8)
@@ -119,7 +120,7 @@ def test_it_is_the_blending_of_every_step() -> None:
         torch.testing.assert_close(step.x, blended)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "euler_ancestral"])
+@pytest.mark.parametrize("name", sorted(STOCHASTIC))
 def test_a_stochastic_sampler_ends_at_the_known_part(name: str) -> None:
     known, run = torch.randn(1, 4, 8, 8), levels(scaled_linear(), 12)
     *_, last = SAMPLERS[name](inpaint(exact, known, half(8)), torch.randn(1, 4, 8, 8), run, rng=Rng([0]))
