@@ -29,11 +29,11 @@ from ldm_edu.model import LatentDiffusion
 from ldm_edu.samplers import SAMPLERS, dpmpp_2m, initial_noise
 from ldm_edu.schedule import add_noise, levels
 from ldm_edu.training import recipes, runs
+from ldm_edu.training.diffusion import Share
 from ldm_edu.training.loop import train
 from ldm_edu.training.parallel import Precision
 from ldm_edu.training.parts import load_parts
 from ldm_edu.training.runs import Run
-from ldm_edu.training.scale import Share
 from ldm_edu.training.scale_run import How, cached, scale_run
 
 NEAR = {"rtol": 0, "atol": 2e-4}  # sums are taken in another order where attention has no kernel of its own

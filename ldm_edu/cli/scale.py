@@ -47,10 +47,10 @@ def train_on_data(
 
     from ldm_edu.kernels.precision import quick_bfloat16
     from ldm_edu.training import runs
+    from ldm_edu.training.diffusion import Share
     from ldm_edu.training.guard import refuse_another_model
     from ldm_edu.training.loop import train as records
     from ldm_edu.training.parts import load_parts
-    from ldm_edu.training.scale import Share
     from ldm_edu.training.scale_run import How, cached, scale_run
     from ldm_edu.training.sharded import SHARDS
     from ldm_edu.training.sheets import drawn, save_sheet

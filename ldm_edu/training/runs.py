@@ -25,6 +25,7 @@ from ldm_edu.models.classifier import Classifier
 from ldm_edu.models.clip import CLIP, TextEncoder
 from ldm_edu.schedule import make_schedule
 from ldm_edu.training import sources
+from ldm_edu.training.diffusion import DiffusionTask, whole_batches
 from ldm_edu.training.fingerprints import fingerprint, latent_fingerprint, text_fingerprint
 from ldm_edu.training.guard import (
     origin,
@@ -42,7 +43,7 @@ from ldm_edu.training.recipes import (
     UNetRecipe,
 )
 from ldm_edu.training.state import Task
-from ldm_edu.training.tasks import AutoencoderTask, ClassifierTask, ClipTask, DecoderTask, DiffusionTask
+from ldm_edu.training.tasks import AutoencoderTask, ClassifierTask, ClipTask, DecoderTask
 from ldm_edu.weights.fit import load_into
 
 
@@ -202,7 +203,9 @@ def unet_run(
         others=recipe.others,
     )
     learning = encoder if recipe.joint_text else None
-    task = DiffusionTask(model, make_schedule(preset.schedule), preset.prediction, batches, recipe, encoder=learning)
+    schedule = make_schedule(preset.schedule)
+    source = whole_batches(batches, recipe.batch, schedule)
+    task = DiffusionTask(model, schedule, preset.prediction, source, recipe, encoder=learning)
 
     def export() -> None:
         averaged = task.ema.model
@@ -245,14 +248,10 @@ def pixels_task(preset: UNetPreset, recipe: UNetRecipe, data: FashionTensors, de
     torch.manual_seed(recipe.seed)
     model = new_unet(preset, device)
     conditioner = ClassConditioner(preset.classes, preset.unet.vector_dim).to(device)
-    return DiffusionTask(
-        model,
-        make_schedule(preset.schedule),
-        preset.prediction,
-        sources.class_batches(data.images, data.labels, conditioner, drop=recipe.drop),
-        recipe,
-        encoder=conditioner,
-    )
+    schedule = make_schedule(preset.schedule)
+    batches = sources.class_batches(data.images, data.labels, conditioner, drop=recipe.drop)
+    source = whole_batches(batches, recipe.batch, schedule)
+    return DiffusionTask(model, schedule, preset.prediction, source, recipe, encoder=conditioner)
 
 
 def pixels_parts(task: DiffusionTask) -> dict[str, nn.Module]:

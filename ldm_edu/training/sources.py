@@ -23,9 +23,10 @@ from ldm_edu.kernels.precision import autocast
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.clip import TextEncoder
 from ldm_edu.tokenizer import Tokenizer
+from ldm_edu.training.diffusion import DiffusionBatch
 from ldm_edu.training.fingerprints import checksum, latent_fingerprint, tensor_bytes
 from ldm_edu.training.phrases import Phrases
-from ldm_edu.training.tasks import DiffusionBatch, Pictures
+from ldm_edu.training.tasks import Pictures
 
 SHAPES_SHOWN = 20_000  # scenes drawn for a training set
 TOY_SHOWN = 256
