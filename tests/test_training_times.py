@@ -96,7 +96,7 @@ def test_shares_of_the_weights_in_bfloat16_are_told_whole_times(
         model: nn.Module = UNet(TOY.unet)
         shard(model, init_device_mesh("cpu", (1,)), "bf16")  # type: ignore[arg-type]
         with torch.autocast("cpu", torch.bfloat16):
-            model(torch.randn(2, 4, 8, 8), torch.tensor([997.0, 999.0]), torch.randn(2, 3, 32))
+            model(torch.randn(2, 4, 8, 8), torch.tensor([997.0, 999.0]), Conditioning(torch.randn(2, 3, 32)))
     finally:
         dist.destroy_process_group()
     assert told[0].tolist() == [997.0, 999.0]  # in bfloat16 both are 1000
