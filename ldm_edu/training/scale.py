@@ -14,7 +14,7 @@ from torch import Tensor
 from ldm_edu.condition import Conditioning
 from ldm_edu.config import UNetPreset
 from ldm_edu.models.unet import UNet
-from ldm_edu.prediction import target
+from ldm_edu.prediction import network_input, target
 from ldm_edu.schedule import add_noise, make_schedule
 from ldm_edu.training.buckets import Order
 from ldm_edu.training.cache import BLANK, Cache
@@ -135,7 +135,8 @@ class ScaledTask(BaseTask):
             wanted = target(kind, placed.x0, placed.eps, level)
             with gathering_gradients(self.called, last=turn == len(parts) - 1):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                    out = self.called(x, level.t.to(self.device, torch.float32), placed.cond)
+                    seen = network_input(kind, x, level)
+                    out = self.called(seen, level.t.to(self.device, torch.float32), placed.cond)
                 each = diffusion_loss(kind, out, wanted, level, self.recipe.gamma, self.recipe.floor)  # (b,)
                 (each.sum() / self.share.own).backward()  # processes average: together the mean over the batch
             third = torch.tensor([3 * place // batch for place in places], device=self.device)

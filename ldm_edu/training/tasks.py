@@ -15,7 +15,7 @@ from ldm_edu.models.classifier import Classifier
 from ldm_edu.models.clip import CLIP, MAX_LOGIT_SCALE
 from ldm_edu.models.discriminator import PatchDiscriminator
 from ldm_edu.models.unet import UNet
-from ldm_edu.prediction import target
+from ldm_edu.prediction import network_input, target
 from ldm_edu.schedule import NoiseSchedule, add_noise
 from ldm_edu.training.ema import Ema
 from ldm_edu.training.loop import trapezoid
@@ -284,7 +284,8 @@ class DiffusionTask(BaseTask):
         x = add_noise(x0, eps, level).to(memory_format=torch.channels_last)
         wanted = target(self.prediction, x0, eps, level)
         with autocast(self.device):
-            out = self.model(x, level.t.to(self.device, torch.float32), batch.cond)
+            seen = network_input(self.prediction, x, level)
+            out = self.model(seen, level.t.to(self.device, torch.float32), batch.cond)
         each = diffusion_loss(self.prediction, out, wanted, level, self.recipe.gamma, self.recipe.floor)  # (B,)
         self._update("unet", each.mean(), step, progress)
         self.ema.update(self.learned)
