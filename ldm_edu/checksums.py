@@ -76,7 +76,7 @@ def fingerprint(path: Path, files: Iterable[Path] | None = None) -> str:
     """
     if path.is_file():
         return _sha256(path)[:10]
-    weights = sorted(path.glob("*.safetensors") if files is None else files)
+    weights = sorted(path.glob("[!.]*.safetensors") if files is None else files)
     lines = "".join(f"{_sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in weights)
     return hashlib.sha256(lines.encode()).hexdigest()[:10]
 

@@ -15,9 +15,37 @@ MAX_COUNT = 10**6  # of anything that a config counts
 Prediction = Literal["eps", "x0", "v", "flow", "edm", "edm_v"]
 Beside = Literal["nothing", "mask", "picture", "low_res", "depth"]
 SamplerName = Literal[
-    "ddpm", "ddim", "euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_3m", "plms", "ipndm", "unipc"
+    "ddpm",
+    "ddim",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "dpm2",
+    "dpm2_ancestral",
+    "dpmpp_2s_ancestral",
+    "dpmpp_sde",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_3m",
+    "dpmpp_3m_sde",
+    "lms",
+    "plms",
+    "ipndm",
+    "deis",
+    "unipc",
+    "lcm",
 ]
-Spacing = Literal["leading", "trailing", "linspace", "karras"]
+Spacing = Literal[
+    "leading",
+    "trailing",
+    "linspace",
+    "sgm_uniform",
+    "karras",
+    "exponential",
+    "beta",
+    "align_your_steps",
+    "align_your_steps_xl",
+]
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from ldm_edu.config import Beside
 from ldm_edu.denoise import Denoiser
 from ldm_edu.schedule import Level, add_noise, pure_noise
 
+HALF = 0.5  # from here on a soft mask hides a pixel from a network that was trained with masks of 0 and 1
 RANGE = 1.5  # of a picture's numbers, which lie in [-1, 1]; one that was enlarged may overshoot a little
 
 
@@ -55,7 +56,8 @@ class Edit:
     picture : (1, 3, H, W), or one for each that is drawn (B, 3, H, W), in [-1, 1].
     strength : how much of the run is left to go, in (0, 1]: 0.6 of 20 steps are the last 12. At 1, what may change
         starts from pure noise. None: 0.6 for image to image; 1 with a mask, or for a model that edits by instruction.
-    mask : (1 or B, 1, H, W), 1 where the picture is painted anew, 0 where it stays. None: all may change.
+    mask : (1 or B, 1, H, W), 1 where the picture is painted, 0 where it stays, between the two for an edge that blends
+        (see `paste` and `inpaint`). None: all may change.
     image_guidance : how strongly a model that edits by instruction keeps to the picture; other models do not ask.
 
     Raises
@@ -108,10 +110,13 @@ class Edit:
         return self.picture.shape[-2], self.picture.shape[-1]
 
     def paste(self, images: Tensor) -> Tensor:
-        """Drawn pictures (B, 3, H, W) with the known pixels put back: outside of the mask nothing has changed."""
+        """Drawn pictures (B, 3, H, W) with the known pixels put back: ``m * drawn + (1 - m) * picture``.
+
+        Where the mask m is 0 nothing has changed, to the last bit; where it is 1 the drawn pixels stand alone.
+        """
         if self.mask is None:
             return images
-        return torch.where(self.mask.to(images.device) > 0, images, self.picture.to(images))
+        return torch.lerp(self.picture.to(images), images, self.mask.to(images))  # (B, 3, H, W)
 
 
 @dataclass(frozen=True)
@@ -183,12 +188,12 @@ def begin(edit: Edit | None, noise: Tensor, run: Sequence[Level], model: Edited)
     x = add_noise(known, noise, left[0])
     if strength == 1:
         fresh = pure_noise(noise, left[0])
-        x = fresh if hidden is None or beside == "mask" else torch.where(hidden > 0, fresh, x)
+        x = fresh if hidden is None or beside == "mask" else torch.lerp(x, fresh, hidden)
 
     if beside == "mask":
-        seen = 0.0 if edit.mask is None else 1 - edit.mask.to(edit.picture)
-        masked = codec.encode(seen * edit.picture).to(noise)  # (1 or B, C, h, w) grey where it is hidden
-        flags = torch.ones_like(masked[:, :1]) if hidden is None else hidden.expand(len(masked), -1, -1, -1)
+        covered = torch.ones_like(edit.picture[:, :1]) if edit.mask is None else (edit.mask >= HALF).to(edit.picture)
+        masked = codec.encode((1 - covered) * edit.picture).to(noise)  # (1 or B, C, h, w) grey where it is hidden
+        flags = latent_mask(covered, codec.factor).to(noise).expand(len(masked), -1, -1, -1)  # trained with 0 and 1
         return Start(x, left, concat=torch.cat([flags, masked], dim=1))  # (1 or B, 1 + C, h, w)
     keep = None if hidden is None else (known, hidden)
     if beside == "picture":
@@ -216,7 +221,10 @@ def first_step(steps: int, strength: float) -> int:
 
 
 def inpaint(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
-    """A denoiser that knows part of the answer: where ``mask`` is 0, x0 is ``known``.
+    """A denoiser that knows part of the answer: ``x0 = m * denoise(x) + (1 - m) * known`` with the mask m.
+
+    Where m is 0, x0 is ``known``, to the last bit. Between 0 and 1 the estimates are mixed at every level, so that a
+    soft edge leads from the one into the other.
 
     With a deterministic sampler, started from ``alpha * known + sigma * noise``, the known part stays just that at
     every level: what is otherwise reached by blending after each step (Lugmayr et al. 2022, RePaint, equation 8), here
@@ -224,17 +232,20 @@ def inpaint(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
 
     Parameters
     ----------
-    known : (1 or B, C, h, w) latents. ``mask`` : (1 or B, 1, h, w), 1 where the denoiser decides.
+    known : (1 or B, C, h, w) latents. ``mask`` : (1 or B, 1, h, w) in [0, 1], 1 where the denoiser decides alone.
     """
 
     def told(x: Tensor, level: Level) -> Tensor:
-        return torch.where(mask > 0, denoise(x, level), known)
+        return torch.lerp(known, denoise(x, level), mask)  # (B, C, h, w)
 
     return told
 
 
 def latent_mask(mask: Tensor, factor: int) -> Tensor:
-    """A mask of pixels (B, 1, H, W) as one of latent pixels (B, 1, H/f, W/f): 1 where any pixel of the block is."""
+    """A mask of pixels (B, 1, H, W) as one of latent pixels (B, 1, H/f, W/f): the largest value of each block.
+
+    The largest, so that a latent pixel may change as much as any of the pixels that are drawn from it.
+    """
     return F.max_pool2d(mask.float(), factor)
 
 
@@ -243,7 +254,9 @@ def _check_mask(mask: Tensor, size: tuple[int, int], pictures: int) -> None:
         raise ValueError(f"the picture needs a mask (1, 1, {size[0]}, {size[1]}), not {tuple(mask.shape)}")
     if 1 != pictures != len(mask) != 1:
         raise ValueError(f"{len(mask)} masks and {pictures} pictures to edit: give one each, or one of either")
-    if not ((mask == 0) | (mask == 1)).all():
-        raise ValueError("a mask holds 1 where the picture is painted anew and 0 where it stays, nothing in between")
+    if not ((mask >= 0) & (mask <= 1)).all():  # NaN is not
+        raise ValueError(
+            "a mask holds numbers from 0, where the picture stays, to 1, where it is painted: divide bytes by 255"
+        )
     if not mask.any():
-        raise ValueError("the mask is 0 everywhere, so nothing would be painted: 1 marks what is painted anew")
+        raise ValueError("the mask is 0 everywhere, so nothing would be painted: 1 marks what is")

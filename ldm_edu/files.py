@@ -1,11 +1,19 @@
-"""Writing a file so that a reader sees the old one or the new one, and never half of either."""
+"""Writing a file so that a reader sees the old one or the new one, and never half of either.
+
+What is being written stands in a hidden folder beside its place, ``.NAME.PROCESS.part``: the library that writes it may
+make files of its own there. A process that is killed leaves the folder behind; `remove_leftovers` knows it by its name.
+"""
 
 import contextlib
 import errno
+import json
 import os
 import re
+import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -19,7 +27,7 @@ class SaveError(OSError):
 
 
 def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
-    """Call ``write`` on a path beside ``path``, then rename the result into place.
+    """Call ``write`` on a path of the same name in a folder beside ``path``, then rename the result into place.
 
     The folder is made if need be. The bytes are on the disk before the rename, so a crash at any moment leaves either
     the old file or the whole new one.
@@ -29,7 +37,7 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
     path
         where the file is to end up.
     write
-        writes the file at the path that it is given, which has the same suffix as ``path``.
+        writes the file at the path that it is given, which has the same name as ``path``.
 
     Raises
     ------
@@ -48,14 +56,14 @@ def atomic_write_all(writes: Mapping[Path, Callable[[Path], None]]) -> None:
     SaveError
         as `atomic_write`; then every file is still the old one.
     """
-    # in the same folder, since a rename cannot cross disks
-    beside = {path: path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}") for path in writes}
+    beside = {path: _part(path) / path.name for path in writes}
     path = Path()
     made: list[Path] = []  # folders that were not there before, the inner ones first
     try:
         for path, write in writes.items():
             made = [*_make_folder(path.parent), *made]
             _refuse_folder(path)
+            beside[path].parent.mkdir(exist_ok=True)
             _call(write, beside[path])
             _flush(beside[path])
             _permit(beside[path])
@@ -66,7 +74,7 @@ def atomic_write_all(writes: Mapping[Path, Callable[[Path], None]]) -> None:
         raise SaveError(error.errno, f"{path} was not saved: {_remedy(error, path)}") from error
     finally:
         for part in beside.values():
-            _remove(part)
+            shutil.rmtree(part.parent, ignore_errors=True)
         _remove_folders(made)
 
 
@@ -80,16 +88,17 @@ def check_writable(path: Path) -> None:
     SaveError
         if the file system refuses, with the remedy.
     """
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.check{path.suffix}")
+    part = _part(path)
     made: list[Path] = []
     try:
         made = _make_folder(path.parent)
         _refuse_folder(path)
-        _write_bytes(beside, b"")
+        part.mkdir(exist_ok=True)
+        _write_bytes(part / path.name, b"")
     except OSError as error:
         raise SaveError(error.errno, f"{path} cannot be saved: {_remedy(error, path)}") from error
     finally:
-        _remove(beside)
+        shutil.rmtree(part, ignore_errors=True)
         _remove_folders(made)
 
 
@@ -101,6 +110,54 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
 def atomic_write_text(path: Path, text: str) -> None:
     """`atomic_write` for text, as UTF-8 with Unix line ends on every system."""
     atomic_write_bytes(path, text.encode())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writes into ``folder`` have left there whose processes were killed; those under way stay."""
+    for path in folder.glob(".*.part"):
+        named = re.fullmatch(r"\..+\.(\d{1,9})\.part", path.name)
+        if named and path.is_dir() and not path.is_symlink() and not _writes(int(named[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _writes(process: int) -> bool:
+    """Whether a process may be writing at this moment; this one is not: it is about to begin."""
+    if process == os.getpid():  # in a container, every process may have the number of the one before
+        return False
+    if sys.platform == "win32":  # where there is no asking without harm
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def _part(path: Path) -> Path:
+    """The folder in which a file is written; in the same folder as its place, since a rename cannot cross disks."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; NaN and infinity, which JSON does not have, are refused.
+
+    Raises
+    ------
+    OSError
+        if it cannot be read.
+    ValueError
+        if it is not JSON, or so deeply nested that reading would end in a crash.
+    """
+    try:
+        return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _make_folder(folder: Path) -> list[Path]:
@@ -147,13 +204,6 @@ def _permit(path: Path) -> None:
     masked = os.umask(0)  # there is no way to read it but to set it
     os.umask(masked)
     path.chmod(0o666 & ~masked)
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:  # the folder itself is unreachable, so the file was never there
-        pass
 
 
 def _remedy(error: OSError, path: Path) -> str:

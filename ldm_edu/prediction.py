@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ldm_edu.config import Prediction
-from ldm_edu.schedule import Level, per_picture
+from ldm_edu.schedule import Level, check_level, per_picture
 
 # prediction = a * x0 + b * eps
 PREDICTIONS: dict[Prediction, Callable[[Tensor, Tensor], tuple[Tensor | float, Tensor | float]]] = {
@@ -57,6 +57,7 @@ def network_input(kind: Prediction, x: Tensor, level: Level) -> Tensor:
 
 def target(kind: Prediction, x0: Tensor, eps: Tensor, level: Level) -> Tensor:
     """What a network that predicts ``kind`` should have said: (B, ...) like ``x0``."""
+    check_level(level)
     if kind in SIGMA_DATA:
         x, edm = x0 + per_picture(level.sigma, x0) * eps, preconditioning(kind, level.sigma)
         return (x0 - per_picture(edm.c_skip, x0) * x) / per_picture(edm.c_out, x0)
@@ -78,6 +79,7 @@ def to_x0(kind: Prediction, out: Tensor, x: Tensor, level: Level) -> Tensor:
     ValueError
         if the prediction says nothing about x0 at this level: eps at pure noise.
     """
+    check_level(level)
     if kind == "x0":
         return out
     if kind in SIGMA_DATA:

@@ -13,7 +13,7 @@ from command import lively_toy, refused, run
 from PIL import Image, ImageSequence
 
 from ldm_edu import SAMPLERS
-from ldm_edu.cli.generate import Sampler, Spacing
+from ldm_edu.config import SamplerName, Spacing
 from ldm_edu.config import Spacing as LibrarySpacing
 from ldm_edu.families import TOY
 from ldm_edu.training import plan as training_plan
@@ -25,7 +25,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_choices_are_those_of_the_library() -> None:
-    assert set(typing.get_args(Sampler)) == set(SAMPLERS)
+    assert set(typing.get_args(SamplerName)) == set(SAMPLERS)
     assert set(typing.get_args(Spacing)) == set(typing.get_args(LibrarySpacing))
 
 

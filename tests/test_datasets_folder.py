@@ -1,6 +1,8 @@
 """A person's own pictures: read by either convention, and refused with a sentence where something is missing."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -131,12 +133,61 @@ def test_an_unreadable_picture_is_named_when_it_is_opened(tmp_path: Path) -> Non
         (tmp_path / f"{name}.txt").write_text(name)
     found = read_pictures(tmp_path)
     assert found.size(0) == (200, 200)  # its head is whole
-    with pytest.raises(ValueError, match=r"cut\.png cannot be read as a picture .*remove it"):
+    with pytest.raises(ValueError, match=r"cut\.png cannot be read as a picture .*save it again .*or leave it out"):
         found.rgb(0)
     with pytest.raises(ValueError, match=r"none\.png cannot be read"):
         found.size(1)
 
 
 def test_neither_a_folder_nor_a_known_data_set() -> None:
-    with pytest.raises(ValueError, match="is no folder, and no data set of that name could be loaded"):
+    with pytest.raises(ValueError, match="is not a folder, and no data set of that name could be loaded"):
         read_pictures("nobody/no-such-pictures")
+
+
+def test_a_caption_may_be_a_list_of_which_each_is_learned_with_the_picture(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", size=(8, 6))
+    picture(tmp_path / "b.png", (0, 0, 250), (6, 8))
+    rows = [{"file_name": "b.png", "text": "blue"}, {"file_name": "a.png", "text": ["red ", "a red field", "red"]}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = read_pictures(tmp_path)
+    assert list(found.captions) == ["red", "a red field", "blue"]
+    assert [found.size(i) for i in range(3)] == [(8, 6), (8, 6), (6, 8)]
+    assert [found.rgb(i).getpixel((0, 0)) for i in range(3)] == [(200, 10, 10), (200, 10, 10), (0, 0, 250)]
+
+
+def test_lists_of_captions_and_missing_pictures_in_a_data_set(tmp_path: Path) -> None:
+    import datasets
+
+    image, texts = Image.new("RGB", (8, 6)), datasets.List(datasets.Value("string"))
+    features = datasets.Features({"image": datasets.Image(), "text": texts})
+    rows = {"image": [image, None], "text": [["one", "two"], ["three"]]}
+    datasets.Dataset.from_dict(rows, features=features).select([0]).save_to_disk(str(tmp_path / "fine"))
+    assert list(read_pictures(tmp_path / "fine").captions) == ["one", "two"]
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "gone"))
+    with pytest.raises(ValueError, match=r"row 1 of .* has no picture: remove the row"):
+        read_pictures(tmp_path / "gone")
+    none = {"image": [image, image], "text": [["one"], None]}
+    datasets.Dataset.from_dict(none, features=features).save_to_disk(str(tmp_path / "none"))
+    with pytest.raises(ValueError, match=r"row 1 of .* has no caption in 'text'"):
+        read_pictures(tmp_path / "none")
+
+
+def test_a_copy_has_the_same_fingerprint_and_a_changed_byte_another(tmp_path: Path) -> None:
+    for i in range(3):
+        picture(tmp_path / "one" / f"{i}.bmp", (i, 0, 0)).with_suffix(".txt").write_text(str(i))
+    shutil.copytree(tmp_path / "one", tmp_path / "two", copy_function=shutil.copyfile)
+    os.utime(tmp_path / "two" / "1.bmp", (1, 1))
+    assert read_pictures(tmp_path / "one").fingerprint == read_pictures(tmp_path / "two").fingerprint
+    data = bytearray((tmp_path / "two" / "1.bmp").read_bytes())
+    data[len(data) // 2] ^= 1  # as long as before, and of the same time
+    (tmp_path / "two" / "1.bmp").write_bytes(data)
+    os.utime(tmp_path / "two" / "1.bmp", (1, 1))
+    assert read_pictures(tmp_path / "one").fingerprint != read_pictures(tmp_path / "two").fingerprint
+
+
+def test_a_file_is_not_a_folder_of_pictures(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("a.png", "pipe"):
+        with pytest.raises(ValueError, match=f"{name} is not a folder: give the folder that the pictures are in"):
+            read_pictures(tmp_path / name)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +10,14 @@ import torch
 from ldm_edu.condition import Conditioning
 from ldm_edu.conditioners.classes import OneHotConditioner
 from ldm_edu.config import DiTConfig
+from ldm_edu.families.dit import TOY_DIT
+from ldm_edu.model import LatentDiffusion
 from ldm_edu.models.dit import DiT
 from ldm_edu.nn.embeddings import position_embedding
+from ldm_edu.training.loop import train
+from ldm_edu.training.recipes import UNetRecipe
+from ldm_edu.training.sources import class_batches
+from ldm_edu.training.tasks import DiffusionTask
 
 SMALL = DiTConfig(size=8, channels=3, patch=2, width=32, depth=2, heads=2, classes=5)
 X, T = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0)), torch.tensor([1.0, 900.0])
@@ -78,7 +85,8 @@ def test_the_class_and_the_null_class_are_rows_of_the_table() -> None:
     with torch.no_grad():
         labels = network._label(COND)
     assert torch.equal(labels, network.labels[[4, 5]])
-    assert torch.equal(OneHotConditioner(5).blank(3).vector, OneHotConditioner(5)([None] * 3).vector)
+    assert torch.equal(OneHotConditioner(5)(["4", ""]).vector, COND.vector)
+    assert OneHotConditioner(5).read([0, "0"]) == [0, 0]
 
 
 def test_positions_say_the_column_first_and_row_by_row() -> None:
@@ -134,3 +142,20 @@ def test_configs_that_describe_no_network() -> None:
     for sentence, change in wrong.items():
         with pytest.raises(ValueError, match=sentence):
             dataclasses.replace(SMALL, **change)
+
+
+def test_the_toy_learns(tmp_path: Path) -> None:
+    """From predicting nothing, a loss of 1; and the table of labels learns along, the null class among them."""
+    images = (torch.rand(20, 1, 1, 1) * 2 - 1).expand(-1, 1, 28, 28).contiguous()  # plain shades
+    model = LatentDiffusion.from_preset(TOY_DIT)
+    network = model.networks["dit"]
+    batches = class_batches(images, torch.arange(20) % 10, model.conditioner, drop=0.5)
+    recipe = UNetRecipe(steps=14, batch=8, lr=1e-2, warmup=5, gamma=None, ema_decay=0.9)
+    task = DiffusionTask(network, model.schedule, "eps", batches, recipe)
+    before = network.labels.detach().clone()
+    losses = [record.values["loss"] for record in train(task, steps=recipe.steps, seed=1)]
+    assert losses[0] == pytest.approx(1.0, abs=0.1) and losses[-1] < 0.6
+    assert ((network.labels - before).abs().amax(dim=1) > 0).all()
+    model.save(tmp_path)
+    *_, last = LatentDiffusion.from_pretrained(tmp_path).generate([3, ""], steps=2)
+    assert last.x.shape == (2, 1, 28, 28) and last.x.isfinite().all()

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from lively import lively, toy_with
+from test_samplers import STOCHASTIC
 from torch import Tensor
 
 from ldm_edu.editing import Edit, begin, first_step, inpaint, latent_mask
@@ -97,7 +98,7 @@ def exact(x: Tensor, level: Level) -> Tensor:
     return torch.tanh(x + 0.3)
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - {"ddpm", "euler_ancestral"}))
+@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - STOCHASTIC))
 def test_the_known_part_is_held_to_its_noise_at_every_level(name: str) -> None:
     known, noise = torch.randn(1, 4, 8, 8), initial_noise([3], (4, 8, 8))
     run, mask = levels(scaled_linear(), 12)[4:], half(8)
@@ -119,7 +120,7 @@ def test_it_is_the_blending_of_every_step() -> None:
         torch.testing.assert_close(step.x, blended)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "euler_ancestral"])
+@pytest.mark.parametrize("name", sorted(STOCHASTIC))
 def test_a_stochastic_sampler_ends_at_the_known_part(name: str) -> None:
     known, run = torch.randn(1, 4, 8, 8), levels(scaled_linear(), 12)
     *_, last = SAMPLERS[name](inpaint(exact, known, half(8)), torch.randn(1, 4, 8, 8), run, rng=Rng([0]))
@@ -154,6 +155,52 @@ def test_any_pixel_of_a_block_hides_it() -> None:
     mask[0, 0, 5, 11] = 1
     small = latent_mask(mask, 4)
     assert small.shape == (1, 1, 4, 4) and small.sum() == 1 and small[0, 0, 1, 2] == 1
+
+
+# --- soft masks -------------------------------------------------------------------------------------------------------
+
+
+def soft(side: int = 16) -> Tensor:
+    """A mask from 0 at the left to 1 at the right."""
+    return torch.linspace(0, 1, side).expand(1, 1, side, side).contiguous()
+
+
+def test_a_soft_mask_mixes_the_estimates_and_the_pixels_by_its_value() -> None:
+    known, x, level = torch.randn(1, 4, 8, 8), torch.randn(2, 4, 8, 8), levels(scaled_linear(), 4)[1]
+    mask = soft(8)
+    mixed = inpaint(exact, known, mask)(x, level)
+    torch.testing.assert_close(mixed, mask * exact(x, level) + (1 - mask) * known)
+    picture, images = pictures(), pictures(2, seed=1)
+    image = Edit(picture, mask=soft()).paste(images)
+    torch.testing.assert_close(image, soft() * images + (1 - soft()) * picture)
+    assert torch.equal(image[..., 0], picture[..., 0].expand(2, -1, -1)) and torch.equal(
+        image[..., -1], images[..., -1]
+    )
+
+
+def test_a_soft_mask_stays_soft_in_latents_and_covers_what_it_covers_in_pixels() -> None:
+    small = latent_mask(soft(), 4)
+    assert small[0, 0, 0].tolist() == soft()[0, 0, 0, 3::4].tolist()
+    assert (small.repeat_interleave(4, -1).repeat_interleave(4, -2) >= soft()).all()
+
+
+@pytest.mark.parametrize("strength", [None, 0.5])
+def test_a_mask_that_is_0_or_1_almost_everywhere_draws_almost_the_same(
+    toy: LatentDiffusion, strength: float | None
+) -> None:
+    """Softness is no other way to draw: the hard mask is its limit, also at full strength, where noise is put in."""
+    hard, almost = half(), (half() * 0.998 + 0.001)
+    drawn = [draw(toy, ["a"], edit=Edit(pictures(), strength, mask)) for mask in (hard, almost)]
+    assert (drawn[0] - drawn[1]).abs().max() < 0.02 * drawn[0].abs().max()
+
+
+def test_an_inpainting_network_is_shown_a_mask_of_0_and_1(filler: LatentDiffusion) -> None:
+    """Which it was trained with: what is painted by half or more is hidden from it."""
+    picture, noise, run = pictures(), initial_noise([0], (4, 8, 8)), levels(filler.schedule, 4)
+    start = begin(Edit(picture, mask=soft()), noise, run, filler)
+    wanted = begin(Edit(picture, mask=half()), noise, run, filler)
+    assert start.concat is not None and wanted.concat is not None
+    assert torch.equal(start.concat, wanted.concat)
 
 
 # --- outpainting ----------------------------------------------------------------------------------------------------
@@ -265,8 +312,9 @@ def test_strengths_that_cannot_be(strength: float) -> None:
         (torch.ones(1, 1, 8, 8), r"mask \(1, 1, 16, 16\)"),
         (torch.ones(1, 3, 16, 16), r"not \(1, 3, 16, 16\)"),
         (torch.ones(16, 16), r"not \(16, 16\)"),
-        (torch.full((1, 1, 16, 16), 0.5), "nothing in between"),
-        (torch.full((1, 1, 16, 16), math.nan), "nothing in between"),
+        (torch.full((1, 1, 16, 16), 255.0), "numbers from 0, .* to 1"),
+        (torch.full((1, 1, 16, 16), -0.1), "numbers from 0, .* to 1"),
+        (torch.full((1, 1, 16, 16), math.nan), "numbers from 0, .* to 1"),
         (torch.zeros(1, 1, 16, 16), "nothing would be painted"),
     ],
 )

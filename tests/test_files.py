@@ -4,7 +4,9 @@ import errno
 import os
 import pickle
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from ldm_edu import files
+from ldm_edu.checksums import fingerprint
 from ldm_edu.files import (
     SaveError,
     atomic_write,
@@ -20,6 +23,8 @@ from ldm_edu.files import (
     atomic_write_bytes,
     atomic_write_text,
     check_writable,
+    read_json,
+    remove_leftovers,
 )
 
 
@@ -44,7 +49,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     def write(beside: Path) -> None:
         beside.write_bytes(b"half")
         assert target.read_bytes() == b"old"
-        assert (beside.parent, beside.suffix) == (target.parent, ".bin")
+        assert (beside.parent.parent, beside.name) == (target.parent, "file.bin")
         beside.write_bytes(b"whole")
 
     atomic_write(target, write)
@@ -121,6 +126,44 @@ def test_files_that_belong_together_change_together(tmp_path: Path) -> None:
 
 def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
+
+
+LEAVES = """
+import os, signal, sys
+from pathlib import Path
+from ldm_edu.files import atomic_write
+def write(beside):
+    beside.write_bytes(bytes(9))
+    (beside.parent / ".tmpX4e5Yz").touch()  # as safetensors names what it has not renamed yet
+    os.kill(os.getpid(), signal.SIGKILL)
+atomic_write(Path(sys.argv[1]) / "unet.safetensors", write)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes are killed in another way there")
+def test_what_a_killed_process_left_is_removed_and_what_is_under_way_stays(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", LEAVES, str(tmp_path)]).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".unet.safetensors.*.part"))) == 2
+    assert fingerprint(tmp_path) == fingerprint(tmp_path / "nothing")  # half a file is not weights
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    mine = [".notes.part", ".a.x.part", "b.1.part"]  # not of this form: whose they are, nobody knows
+    for name in (*mine, f".c.{other.pid}.part", f".d.{os.getpid()}.part"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".e.1.part").touch()
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted([*mine, f".c.{other.pid}.part", ".e.1.part"])
+    other.communicate(b"")
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted([*mine, ".e.1.part"])
+    remove_leftovers(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("text, words", [("{", "Expecting"), ("[" * 100_000, "too deeply"), ("[NaN]", "NaN is not")])
+def test_json_that_is_none_is_a_sentence(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        read_json(tmp_path / "a.json")
 
 
 def test_an_error_of_saving_is_its_sentence_and_keeps_its_number() -> None:

@@ -115,7 +115,7 @@ def test_three_maps_as_one() -> None:
     assert fused.autoencoder is not None
     fuse(fused.autoencoder)
     with torch.no_grad():
-        a, b = (each.unet(x, torch.tensor(500), cond.context) for each in (model, fused))
+        a, b = (each.unet(x, torch.tensor(500), cond) for each in (model, fused))
     torch.testing.assert_close(a, b)
     torch.testing.assert_close(model.decode(x), fused.decode(x))
     kinds = {name: type(m) for name, m in fused.unet.named_modules() if name.endswith("attention")}

@@ -1,6 +1,5 @@
 """Pictures leave the package as they are: the right colours, the right places, whole files."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from ldm_edu.pictures import (
     PAPER,
     fit,
     fitting_size,
-    from_pil,
     open_picture,
     read_metadata,
     save_gif,
@@ -102,97 +100,7 @@ def test_a_grey_picture_is_drawn_in_three_equal_colours() -> None:
     assert (levels == levels[:, :, :1]).all() and levels.min() == 0 and levels.max() == 255
 
 
-# --- files that are read --------------------------------------------------------------------------------------------
-
-
-def noisy(mode: str = "RGB", size: tuple[int, int] = (12, 8)) -> Image.Image:
-    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
-    return Image.fromarray(values).convert(mode)
-
-
-def test_a_picture_comes_back_as_it_was_saved(tmp_path: Path) -> None:
-    save_png(tmp_path / "a.png", noisy())
-    again = open_picture(tmp_path / "a.png")
-    assert np.array_equal(np.asarray(again), np.asarray(noisy()))
-    tensor = from_pil(again)
-    assert tensor.shape == (1, 3, 8, 12) and tensor.min() >= -1 and tensor.max() <= 1
-    assert np.array_equal(np.asarray(to_pil(tensor[0])), np.asarray(noisy()))
-    assert from_pil(noisy("L")).shape == (1, 1, 8, 12)
-
-
-def test_black_and_white_and_palettes_become_the_colours_that_are_seen() -> None:
-    page = Image.new("1", (2, 1))
-    page.putpixel((1, 0), 1)
-    assert from_pil(page).tolist() == [[[[-1.0, 1.0]]]]
-    for mode in ("P", "RGBA", "LA", "CMYK"):
-        seen = from_pil(noisy().convert(mode))
-        assert torch.equal(seen, from_pil(noisy().convert(mode).convert("RGB"))) and seen.shape == (1, 3, 8, 12)
-    clear = Image.new("RGBA", (1, 1), (200, 0, 0, 0))
-    assert from_pil(clear).flatten().tolist() == [1.0, 1.0, 1.0]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([200, 0, 0])
-    palette.info["transparency"] = 0
-    assert from_pil(palette).flatten().tolist() == [1.0, 1.0, 1.0]
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16"])
-def test_every_kind_of_file_becomes_rgb(tmp_path: Path, mode: str) -> None:
-    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
-    sixteen = Image.fromarray(np.asarray(noisy("L")).astype(np.uint16) * 257)
-    (sixteen if mode == "I;16" else noisy().convert(mode)).save(path)
-    read = open_picture(path)
-    assert read.mode == "RGB" and read.size == (12, 8)
-    if mode in ("L", "I;16"):
-        assert np.array_equal(np.asarray(read)[..., 1], np.asarray(noisy("L")))
-
-
-def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
-    picture = Image.new("RGBA", (3, 1), (200, 0, 0, 255))
-    picture.putpixel((1, 0), (200, 0, 0, 0))
-    picture.putpixel((2, 0), (200, 0, 0, 128))
-    picture.save(tmp_path / "a.png")
-    levels = np.asarray(open_picture(tmp_path / "a.png"))[0]
-    assert levels[0].tolist() == [200, 0, 0] and levels[1].tolist() == [255, 255, 255]
-    assert abs(int(levels[2, 1]) - 127) <= 1
-
-
-def test_a_photo_taken_on_its_side_is_upright(tmp_path: Path) -> None:
-    turned = Image.Exif()
-    turned[0x0112] = 6  # the top is at the right
-    noisy().save(tmp_path / "a.png", exif=turned)
-    assert open_picture(tmp_path / "a.png").size == (8, 12)
-
-
-def test_the_first_of_several_frames_is_taken(tmp_path: Path) -> None:
-    save_gif(tmp_path / "a.gif", [plain("red"), plain("blue")])
-    assert open_picture(tmp_path / "a.gif").getpixel((4, 4)) == plain("red").getpixel((0, 0))
-
-
-def damaged(kind: str) -> bytes:
-    whole = io.BytesIO()
-    noisy(size=(64, 64)).save(whole, "PNG")
-    data = whole.getvalue()
-    head = data[:16]
-    return {
-        "empty": b"",
-        "text": b"this is no picture",
-        "cut short": data[: len(data) // 2],
-        "header alone": head,
-        "absurd size": head + (2**30).to_bytes(4, "big") * 2 + data[24:],
-        "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-    }[kind]
-
-
-@pytest.mark.parametrize("kind", ["empty", "text", "cut short", "header alone", "absurd size", "svg"])
-def test_what_is_no_picture_is_refused_by_name(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "photo.png").write_bytes(damaged(kind))
-    with pytest.raises(ValueError, match=r"photo\.png' cannot be read as a picture"):
-        open_picture(tmp_path / "photo.png")
-    with pytest.raises(ValueError, match="cannot be read as a picture"):
-        open_picture(tmp_path)
-    for read in (open_picture, read_metadata):
-        with pytest.raises(FileNotFoundError, match=r"no picture .*none\.png"):
-            read(tmp_path / "none.png")
+# --- sizes -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 import inspect
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast, get_args
 
 import pytest
 import torch
@@ -14,18 +16,25 @@ from ldm_edu.samplers import (
     Step,
     ddim,
     ddpm,
+    deis,
+    dpm2,
     dpmpp_2m,
     dpmpp_3m,
     euler,
     euler_ancestral,
     heun,
     initial_noise,
+    lms,
     plms,
     unipc,
 )
 from ldm_edu.schedule import Final, Level, NoiseSchedule, add_noise, flow, levels, scaled_linear
 
-STOCHASTIC = {"ddpm", "euler_ancestral"}
+STOCHASTIC = {
+    *("ddpm", "euler_ancestral", "dpm2_ancestral", "dpmpp_2s_ancestral"),
+    *("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "lcm"),
+}
+TWICE = {"heun", "dpm2", "dpm2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde"}  # evaluations a step
 SHAPE = (2, 3, 3)
 SCHEDULES = [scaled_linear(), flow(shift=3.0)]
 
@@ -85,7 +94,7 @@ def test_a_picture_depends_on_its_seed_alone(name: str) -> None:
     assert not torch.allclose(batch[0], batch[1])
 
 
-@pytest.mark.parametrize("name", STOCHASTIC)
+@pytest.mark.parametrize("name", sorted(STOCHASTIC))
 def test_fresh_noise_depends_on_the_seed(name: str) -> None:
     run, x = levels(scaled_linear(), 6), initial_noise([7], SHAPE)
     ends = [last(SAMPLERS[name](denoise, x, run, rng=Rng([seed]))).x for seed in (1, 1, 2)]
@@ -146,17 +155,16 @@ def test_euler_is_ddim_and_ancestral_sampling_is_ddpm(schedule: NoiseSchedule) -
         torch.testing.assert_close(a.x, c.x, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name, evaluations", [("heun", 2 * 10 - 1), ("plms", 10 + 1), *((n, 10) for n in ("ddim", "dpmpp_3m", "unipc"))]
-)
-def test_evaluations(name: str, evaluations: int) -> None:
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_evaluations(name: str) -> None:
+    evaluations = 2 * 10 - 1 if name in TWICE else 10 + 1 if name == "plms" else 10
     asked = []
 
     def counted(x: Tensor, level: Level) -> Tensor:
         asked.append(level)
         return denoise(x, level)
 
-    last(SAMPLERS[name](counted, initial_noise([1], SHAPE), levels(scaled_linear(), 10)))
+    last(SAMPLERS[name](counted, initial_noise([1], SHAPE), levels(scaled_linear(), 10), rng=Rng([1])))
     assert len(asked) == evaluations
     assert all(level.sigma > 0 for level in asked)  # nobody asks what a clean picture would be
 
@@ -183,7 +191,7 @@ def test_there_and_back() -> None:
     assert float((up - x).abs().max()) < 0.1 < float((down - x).abs().max())
 
 
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", "karras"])
+@pytest.mark.parametrize("spacing", get_args(Spacing))
 @pytest.mark.parametrize("final", ["zero", "first"])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_spacing_and_end(name: str, spacing: Spacing, final: Final) -> None:
@@ -199,7 +207,8 @@ def test_a_model_that_fails_is_named_with_its_step(name: str) -> None:
         return denoise(x, level) * (torch.nan if level.t < 500 else 1.0)
 
     run = levels(scaled_linear(), 10)  # 999, 899, 799, 699, 599, 499
-    at = 4 if name == "heun" else 5  # heun looks ahead
+    ahead = name in ("heun", "dpm2_ancestral", "dpmpp_2s_ancestral")  # with eta 1 the middle is the next level
+    at = 4 if ahead else 5
     with pytest.raises(ValueError, match=rf"at step {at} \(t = 499\.0\).*NaN or infinity; lower the guidance scale"):
         last(SAMPLERS[name](fails_late, initial_noise([1], SHAPE), run, rng=Rng([1])))
 
@@ -212,7 +221,7 @@ def test_no_steps(name: str) -> None:
             next(SAMPLERS[name](denoise, initial_noise([1], SHAPE), too_few, rng=Rng([1])))
 
 
-@pytest.mark.parametrize("name", STOCHASTIC)
+@pytest.mark.parametrize("name", sorted(STOCHASTIC))
 def test_noise_without_a_seed(name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name} draws noise at every step: pass rng=Rng\(seeds\)"):
         last(SAMPLERS[name](denoise, initial_noise([1], SHAPE), levels(scaled_linear(), 3)))
@@ -225,8 +234,95 @@ def test_options_out_of_range() -> None:
     for eta in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="must lie from 0"):
             next(ddim(denoise, x, run, eta=eta, rng=Rng([1])))
-    with pytest.raises(ValueError, match="order=0"):
-        next(unipc(denoise, x, run, order=0))
+    for sampler in (unipc, lms, deis):
+        with pytest.raises(ValueError, match="order=0"):
+            next(sampler(denoise, x, run, order=0))
+
+
+@pytest.mark.parametrize("name", sorted(STOCHASTIC - {"ddpm", "lcm"}))
+def test_how_much_noise_is_fresh(name: str) -> None:
+    run, x = levels(scaled_linear(), 8), initial_noise([1], SHAPE)
+    sampler: Any = SAMPLERS[name]
+    for options, wrong in [({"eta": 1.5}, r"eta=1\.5 must lie from 0"), ({"s_noise": -1.0}, r"s_noise=-1\.0")]:
+        with pytest.raises(ValueError, match=wrong):
+            next(sampler(denoise, x, run, rng=Rng([1]), **options))
+    usual, half, none = (last(sampler(denoise, x, run, rng=Rng([1]), eta=eta)).x for eta in (1.0, 0.5, 0.0))
+    assert torch.equal(none, last(sampler(denoise, x, run, eta=0.0)).x)  # no noise is drawn, no rng is needed
+    assert not torch.allclose(usual, half) and not torch.allclose(half, none)
+    quieter = last(sampler(denoise, x, run, rng=Rng([1]), s_noise=0.5)).x
+    assert not torch.allclose(usual, quieter)
+
+
+# --- the wrong kind of argument -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Output:
+    """What a network of `diffusers` returns."""
+
+    sample: Tensor
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_wrong_kind_of_argument_is_a_sentence(name: str) -> None:
+    run, x, sampler = levels(scaled_linear(), 4), initial_noise([1], SHAPE), cast(Any, SAMPLERS[name])
+    wrong = [
+        ((denoise, x, [14.6, 7.0, 0.0]), "a level must be a Level, not the float 14.6: make one with"),
+        ((denoise, x, torch.tensor([999, 500])), "`levels` must be a list of Level, not a Tensor: make one with"),
+        ((lambda x, level: Output(x), x, run), "a denoiser must return the estimate of x0, a tensor, not a Output"),
+    ]
+    for arguments, sentence in wrong:
+        with pytest.raises(TypeError, match=sentence):
+            last(sampler(*arguments, rng=Rng([1])))
+    with pytest.raises(ValueError, match=r"returned a tensor of \(1, 4, 3, 3\) for a sample of \(1, 2, 3, 3\)"):
+        last(sampler(lambda x, level: torch.cat([x, x], dim=1), x, run, rng=Rng([1])))  # a learned variance beside
+    if name in STOCHASTIC:
+        with pytest.raises(TypeError, match=r"`rng` must be Rng\(seeds\), one seed a picture, not a Generator"):
+            last(sampler(denoise, x, run, rng=torch.Generator()))
+
+
+@pytest.mark.parametrize("name", sorted(TWICE - {"heun"}))
+def test_levels_without_a_schedule_have_no_middle(name: str) -> None:
+    run = [Level(level.t, level.alpha, level.sigma) for level in levels(scaled_linear(), 4)]
+    with pytest.raises(ValueError, match=r"asks between two levels.*: make them with levels\(schedule, steps\)"):
+        last(SAMPLERS[name](denoise, initial_noise([1], SHAPE), run, rng=Rng([1])))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_no_graph_of_a_network_is_kept(name: str) -> None:
+    weight = torch.ones(1, requires_grad=True)
+    x = initial_noise([1], SHAPE)
+    for step in SAMPLERS[name](
+        lambda x, level: weight * denoise(x, level), x, levels(scaled_linear(), 4), rng=Rng([1])
+    ):
+        assert not step.x.requires_grad and not step.x0.requires_grad
+    assert torch.is_grad_enabled()  # between the steps the caller may train
+
+
+def test_a_denoiser_may_take_gradients_itself() -> None:
+    def guided(x: Tensor, level: Level) -> Tensor:
+        with torch.enable_grad():
+            seen = x.detach().requires_grad_()
+            (slope,) = torch.autograd.grad((seen**2).sum(), seen)
+        return x - 0.1 * slope
+
+    assert last(euler(guided, initial_noise([1], SHAPE), levels(scaled_linear(), 4))).x.isfinite().all()
+
+
+def test_a_middle_has_the_schedule_s_own_time() -> None:
+    for schedule in SCHEDULES:
+        asked: list[Level] = []
+
+        def counted(x: Tensor, level: Level, asked: list[Level] = asked) -> Tensor:
+            asked.append(level)
+            return denoise(x, level)
+
+        run = levels(schedule, 4)[1:]
+        last(dpm2(counted, initial_noise([1], SHAPE), run))
+        middle = asked[1]
+        torch.testing.assert_close(middle.log_snr, (run[0].log_snr + run[1].log_snr) / 2)
+        torch.testing.assert_close(middle.t, schedule.level(schedule.time(middle.ratio)).t)
+        assert run[1].t < middle.t < run[0].t
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

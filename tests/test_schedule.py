@@ -17,13 +17,17 @@ from ldm_edu.schedule import (
     cosine,
     edm,
     flow,
+    karras_levels,
     levels,
     levels_at,
+    levels_at_sigmas,
     linear,
     make_schedule,
+    original_times,
     per_picture,
     pure_noise,
     scaled_linear,
+    sigma_to_level,
     zero_terminal_snr,
 )
 
@@ -119,11 +123,92 @@ def test_karras_strides_are_equal_in_the_seventh_root(steps: int) -> None:
         assert float(run[-2].t) == pytest.approx(0, abs=1e-6)
 
 
-@settings(max_examples=50, deadline=None)
-@given(t=st.floats(0, 999))
-def test_time_is_the_inverse_of_level(t: float) -> None:
-    schedule = scaled_linear()
-    assert float(schedule.time(schedule.level(t).ratio[None])[0]) == pytest.approx(t, abs=1e-9)
+@pytest.mark.parametrize("schedule", [*FALLING, edm()])
+@settings(max_examples=20, deadline=None)
+@given(t=st.floats(1, 999))
+def test_time_is_the_inverse_of_level(schedule: NoiseSchedule, t: float) -> None:
+    assert float(schedule.time(schedule.level(t).ratio)) == pytest.approx(t, abs=1e-9)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_sigmas_to_levels(schedule: NoiseSchedule) -> None:
+    level = sigma_to_level(schedule, 2.5)
+    assert float(level.ratio) == pytest.approx(2.5) and level.schedule is schedule
+    torch.testing.assert_close(level.t, schedule.level(schedule.time(level.ratio)).t)
+    run = levels_at_sigmas(schedule, [5.0, 2.5, 0.1])
+    assert [float(level.ratio) for level in run] == pytest.approx([5, 2.5, 0.1, 0])
+    assert all(level.schedule is schedule for level in run)
+    assert sigma_to_level(schedule, torch.tensor([0.5, 2.0])).alpha.shape == (2,)
+
+
+def test_sigmas_that_no_level_has() -> None:
+    for schedule, sigma in [(scaled_linear(), 80.0), (scaled_linear(), 0.001), (edm(), 0.0001), (edm(), 90.0)]:
+        with pytest.raises(ValueError, match=rf"sigma={sigma} is not within the noise .* from 0\.0\d+ to \d+"):
+            sigma_to_level(schedule, sigma)
+    with pytest.raises(ValueError, match=r"sigma=1000000\.0 is not within"):  # between the last time and pure noise
+        sigma_to_level(zero_terminal_snr(scaled_linear()), 1e6)
+    with pytest.raises(ValueError, match="must fall"):
+        levels_at_sigmas(scaled_linear(), torch.tensor([1.0, 2.0]))
+
+
+def test_karras_with_its_own_exponent_and_range() -> None:
+    run = karras_levels(scaled_linear(), 5, rho=3.0, sigma_min=0.1, sigma_max=10.0)
+    roots = torch.stack([level.ratio for level in run[:-1]]) ** (1 / 3)
+    torch.testing.assert_close(roots, torch.linspace(10 ** (1 / 3), 0.1 ** (1 / 3), 5, dtype=torch.float64))
+    same = zip(karras_levels(scaled_linear(), 7), levels(scaled_linear(), 7, "karras"), strict=True)
+    assert all(float(a.t) == pytest.approx(float(b.t)) for a, b in same)
+    assert float(karras_levels(flow(), 4, sigma_min=0.1, sigma_max=20.0)[0].sigma) == pytest.approx(20 / 21)
+    published = [80, 17.5278, 2.5152, 0.16975, 0.002, 0]  # Karras et al. 2022 and Playground 2.5, five steps
+    assert [float(level.sigma) for level in karras_levels(edm(), 5)] == pytest.approx(published, rel=1e-4)
+    with pytest.raises(ValueError, match="karras spacing needs a schedule with a signal"):
+        karras_levels(flow(), 4, sigma_max=20.0)
+    with pytest.raises(ValueError, match="sigma must fall from 1"):
+        karras_levels(scaled_linear(), 4, sigma_min=2.0, sigma_max=1.0)
+    with pytest.raises(ValueError, match=r"rho=0\.0"):
+        karras_levels(scaled_linear(), 4, rho=0.0)
+
+
+@pytest.mark.parametrize("spacing", ["exponential", "beta", "sgm_uniform", "align_your_steps", "align_your_steps_xl"])
+@settings(max_examples=10, deadline=None)
+@given(steps=st.integers(1, 1000))
+def test_other_spacings_of_any_number_of_steps(spacing: Spacing, steps: int) -> None:
+    run = levels(scaled_linear(), steps, spacing)
+    sigmas = torch.stack([level.sigma for level in run])
+    assert len(run) == steps + 1 and (sigmas.diff() < 0).all()
+    assert float(run[0].t) == pytest.approx(999) and sigmas[-1] == 0
+
+
+def test_other_spacings() -> None:
+    def seen(spacing: Spacing, steps: int = 4) -> list[float]:
+        return [round(t, 2) for t in times(levels(scaled_linear(), steps, spacing))[:-1]]
+
+    assert seen("sgm_uniform") == [999, 749.25, 499.5, 249.75]
+    assert seen("beta") == [999, 823.5, 499.5, 175.5]
+    logs = torch.stack([level.ratio for level in levels(scaled_linear(), 6, "exponential")[:-1]]).log().diff()
+    torch.testing.assert_close(logs, logs[:1].expand(5))
+    table = [999, 850, 736, 645, 545, 455, 343, 233, 124, 24]
+    assert seen("align_your_steps", 10) == table and seen("align_your_steps", 20)[::2] == table
+    assert seen("align_your_steps_xl", 10) == [999, 845, 730, 587, 443, 310, 193, 116, 53, 13]
+    for schedule in (flow(), edm(), linear(steps=100)):
+        with pytest.raises(ValueError, match="a table of Stable Diffusion's 1000 times"):
+            levels(schedule, 10, "align_your_steps")
+
+
+def test_the_original_s_times() -> None:
+    """numpy's range(0, 1000, 1000 // steps) + 1, whatever the number of them."""
+    assert original_times(50).tolist() == times(levels(scaled_linear(), 50, "leading"))[:-1]
+    assert original_times(30).tolist() == list(range(991, 0, -33)) and len(original_times(30)) == 31
+    assert len(levels_at(scaled_linear(), original_times(30), final="first")) == 32
+    for steps in (0, 1000):
+        with pytest.raises(ValueError, match=f"steps={steps} must lie from 1 to 999"):
+            original_times(steps)
+
+
+def test_what_is_not_a_level() -> None:
+    x = torch.zeros(1, 2)
+    for wrong, named in [(500, "the int 500"), (0.5, r"the float 0\.5"), (torch.tensor(3), "the Tensor")]:
+        with pytest.raises(TypeError, match=f"a level must be a Level, not {named}.*: make one with schedule.level"):
+            add_noise(x, x, wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -154,7 +239,7 @@ def test_what_makes_no_schedule() -> None:
 
 def test_what_makes_no_run() -> None:
     schedule = scaled_linear()
-    with pytest.raises(ValueError, match="choose trailing, leading, linspace or karras"):
+    with pytest.raises(ValueError, match="choose leading, trailing, linspace"):
         levels(schedule, 10, "quadratic")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'zero' or 'first'"):
         levels(schedule, 10, final="last")  # type: ignore[arg-type]

@@ -16,8 +16,9 @@ from ldm_edu.families import TOY
 from ldm_edu.models.unet import UNet
 from ldm_edu.schedule import make_schedule
 from ldm_edu.training.ema import Ema
-from ldm_edu.training.loop import load_state, rng_for, train, trapezoid
+from ldm_edu.training.loop import rng_for, train, trapezoid
 from ldm_edu.training.recipes import UNetRecipe
+from ldm_edu.training.state import load_state
 from ldm_edu.training.tasks import DiffusionBatch, DiffusionTask
 
 
@@ -114,7 +115,7 @@ def test_a_state_of_another_preset_is_refused(tmp_path: Path) -> None:
     other.modules = {"unet": nn.Linear(2, 2)}
     with pytest.raises(ValueError, match="another task or preset") as refused:
         load_state(other, tmp_path)
-    assert "(it has no unet/weight)" in str(refused.value) and len(str(refused.value)) < 300  # the first of many
+    assert "(it has no module/unet/weight)" in str(refused.value) and len(str(refused.value)) < 300  # the first of many
 
 
 def test_a_state_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
@@ -123,12 +124,12 @@ def test_a_state_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     other.ema.model.conv_in = nn.Conv2d(4, 8, 3)  # type: ignore[union-attr]
     before = weights(other)
     with pytest.raises(
-        ValueError, match=r"\(ema/model\.conv_in\.weight has shape \(32, 4, 3, 3\), not \(8, 4, 3, 3\)\)"
+        ValueError, match=r"\(module/ema/model\.conv_in\.weight has shape \(32, 4, 3, 3\), not \(8, 4, 3, 3\)\)"
     ):
         load_state(other, tmp_path)
     assert_equal(weights(other), before)
     other.ema.model.conv_in = None  # type: ignore[union-attr]
-    with pytest.raises(ValueError, match=r"\(ema/model\.conv_in\.\w+ is unknown\)"):
+    with pytest.raises(ValueError, match=r"\('module/ema/model\.conv_in\.\w+' is unknown\)"):
         load_state(other, tmp_path)
 
 

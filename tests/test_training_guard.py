@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ldm_edu.checkpoint.io import load_tensors, save_tensors
 from ldm_edu.classifiers import save_classifier
 from ldm_edu.config import ClassifierConfig
 from ldm_edu.families import SHAPES, TOY
@@ -226,3 +228,64 @@ def test_a_killed_training_keeps_nobody_out(tmp_path: Path) -> None:
 def test_an_option_that_would_do_nothing_is_refused(tmp_path: Path, words: list[str], reason: str) -> None:
     assert reason in train(*words, "--preset", "toy", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def other_weights(out: Path, part: str) -> None:
+    """Replace a part by one with other weights."""
+    LatentDiffusion.from_preset(TOY, seed=7).save(out.parent / "seven")
+    shutil.copy(out.parent / "seven" / f"{part}.safetensors", out)
+
+
+@pytest.mark.slow
+def test_an_unfinished_unet_goes_on_over_the_same_parts_only(toy: Path, tmp_path: Path) -> None:
+    unet = ["unet", "--preset", "toy", "--out", toy, "--batch", "2", "--steps"]
+    assert train(*unet, "1") == ""
+    kept = {part: (toy / f"{part}.safetensors").read_bytes() for part in ("autoencoder", "text")}
+    for part, named in (("autoencoder", "latent encoder was"), ("text", "text encoder was")):
+        other_weights(toy, part)
+        assert named in train(*unet, "2")
+        (toy / f"{part}.safetensors").write_bytes(kept[part])
+    weights = load_tensors(toy, "autoencoder")
+    save_tensors(toy, "autoencoder", {k: v + 1 if k.startswith("decoder") else v for k, v in weights.items()})
+    assert train(*unet, "2") == ""  # no latent depends on the decoder
+
+
+@pytest.mark.slow
+def test_an_unfinished_decoder_goes_on_over_the_same_encoder_only(toy: Path) -> None:
+    decoder = ["decoder", "--preset", "toy", "--out", toy, "--batch", "2", "--steps"]
+    assert train(*decoder, "1") == "" and train(*decoder, "2") == ""
+    other_weights(toy, "autoencoder")
+    assert "latent encoder was" in train(*decoder, "3")
+
+
+@pytest.mark.slow
+def test_a_copied_data_folder_is_the_same_data(toy: Path, tmp_path: Path) -> None:
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    data.mkdir()
+    for i in range(3):
+        Image.new("RGB", (20, 20), (40 * i, 0, 0)).save(data / f"{i}.png")
+        (data / f"{i}.txt").write_text(f"number {i}")
+    own = ["unet", "--preset", "toy", "--parts", toy, "--out", tmp_path / "out", "--batch", "2"]
+    assert train(*own, "--data", data, "--steps", "1") == ""
+    shutil.copytree(data, copy, copy_function=shutil.copyfile)  # with other times of change
+    for path in copy.iterdir():
+        os.utime(path, (1, 1))
+    assert train(*own, "--data", copy, "--steps", "2") == ""
+    shutil.rmtree(tmp_path / "out" / "cache")
+    assert train(*own, "--data", copy, "--steps", "3") == ""
+    Image.new("RGB", (20, 20), (41, 0, 0)).save(copy / "1.png")
+    assert "other contents of the pictures" in train(*own, "--data", copy, "--steps", "3")
+
+
+def test_a_run_of_an_older_version_goes_on_with_a_word(tmp_path: Path) -> None:
+    said: list[str] = []
+    same_settings(tmp_path, {"lr": 1.0}, tell=said.append)
+    (tmp_path / "state.safetensors").touch()
+    same_settings(tmp_path, {"lr": 1.0}, tell=said.append)
+    assert said == []
+    same_settings(tmp_path, {"lr": 1.0, "text encoder": "a"}, tell=said.append)
+    assert [sentence.removeprefix(str(tmp_path)) for sentence in said] == [
+        " was begun by an older version, which did not note text encoder; taken as it is now"
+    ]
+    same_settings(tmp_path, {"lr": 1.0, "text encoder": "a"}, tell=said.append)
+    assert len(said) == 1

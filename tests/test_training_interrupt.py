@@ -1,8 +1,8 @@
-"""CTRL-C in a training: the step is finished and saved, the same command goes on to the same weights."""
+"""CTRL-C and its like in a training: the step is finished and saved, the same command goes on to the same weights."""
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,10 @@ from test_training import assert_equal, toy_task, weights
 
 from ldm_edu.families import TOY
 from ldm_edu.model import LatentDiffusion
-from ldm_edu.training import interrupt, loop
-from ldm_edu.training.interrupt import Interrupted, reaching
-from ldm_edu.training.loop import Store, load_state, train
+from ldm_edu.training import interrupt, loop, state
+from ldm_edu.training.interrupt import Ending, Interrupted, reaching
+from ldm_edu.training.loop import train
+from ldm_edu.training.state import Store, load_state
 from ldm_edu.training.tasks import BaseTask, DiffusionTask
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent in another way there")
@@ -22,6 +23,26 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent in ano
 
 def ctrl_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def end(*numbers: int) -> Callable[[], None]:
+    """Send this process some signals at once."""
+
+    def send() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+    return send
+
+
+@pytest.fixture(autouse=True)
+def handlers_are_put_back() -> Iterator[None]:
+    """After a training every signal does what it did before."""
+    before = {number: signal.getsignal(number) for number in interrupt.ENDING}
+    yield
+    assert {number: signal.getsignal(number) for number in interrupt.ENDING} == before
 
 
 def disturbed(task: DiffusionTask, at: int, disturb: Callable[[], None] = ctrl_c) -> DiffusionTask:
@@ -60,9 +81,9 @@ def test_it_reaches_the_training_from_the_callers_own_code(tmp_path: Path) -> No
                 if record.step == 2:
                     ctrl_c()
 
-    with pytest.raises(Interrupted, match="2"):
+    with pytest.raises(Interrupted) as stopped:
         watch()
-    assert load_state(toy_task(), tmp_path) == 2
+    assert stopped.value.step == load_state(toy_task(), tmp_path) == 2
 
 
 def test_what_was_saved_already_is_not_saved_again(tmp_path: Path) -> None:
@@ -100,13 +121,13 @@ def test_a_second_one_does_not_wait_and_keeps_the_state_before(tmp_path: Path) -
 def test_a_second_one_while_it_is_saved_keeps_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     list(train(toy_task(), steps=1, seed=5, folder=tmp_path))
     before = (tmp_path / "state.safetensors").read_bytes()
-    write = loop.safetensors.torch.save_file
+    write = state.safetensors.torch.save_file
 
     def cut(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
         write(tensors, path, metadata)
         ctrl_c()
 
-    monkeypatch.setattr(loop.safetensors.torch, "save_file", cut)
+    monkeypatch.setattr(state.safetensors.torch, "save_file", cut)
     with pytest.raises(KeyboardInterrupt) as stopped:
         list(train(disturbed(toy_task(), at=1), steps=3, seed=5, folder=tmp_path))
     assert not isinstance(stopped.value, Interrupted)
@@ -128,10 +149,54 @@ def test_one_process_of_many_saves_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert not isinstance(stopped.value, Interrupted)
 
 
+TERM, HUP = signal.SIGTERM, getattr(signal, "SIGHUP", 0)
+
+
+@pytest.mark.parametrize("numbers", [(TERM,), (HUP,), (HUP, TERM), (TERM, TERM, HUP)])
+def test_signals_of_the_system_save_as_a_person_does(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+    """Several of them mean the same: a shell and the system both send SIGHUP when a terminal is closed."""
+    with pytest.raises(Interrupted) as stopped:
+        list(train(disturbed(toy_task(), at=2, disturb=end(*numbers)), steps=6, seed=5, folder=tmp_path))
+    assert stopped.value.step == 2 and stopped.value.number == min(numbers)  # the system delivers the lowest first
+    assert load_state(toy_task(), tmp_path) == 2
+
+
+@pytest.mark.parametrize("numbers", [(TERM,), (HUP, TERM)])
+def test_they_reach_the_training_from_the_callers_own_code(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+    steps = train(toy_task(), steps=6, seed=5, folder=tmp_path)
+
+    def watch() -> None:
+        with reaching(steps):
+            for record in steps:
+                if record.step == 2:
+                    end(*numbers)()
+
+    with pytest.raises(Interrupted, match=str(min(numbers))):
+        watch()
+    assert load_state(toy_task(), tmp_path) == 2
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    before = signal.signal(HUP, signal.SIG_IGN)  # as `nohup` does
+    try:
+        list(train(disturbed(toy_task(), at=1, disturb=end(HUP)), steps=2, seed=5, folder=tmp_path))
+        assert signal.getsignal(HUP) is signal.SIG_IGN
+    finally:
+        signal.signal(HUP, before)
+    assert load_state(toy_task(), tmp_path) == 2
+
+
+def test_a_signal_before_the_first_step_ends_the_training(tmp_path: Path) -> None:
+    steps = train(toy_task(), steps=6, seed=5, folder=tmp_path)
+    with pytest.raises(Ending) as stopped, reaching(steps):
+        end(TERM)()
+    assert not isinstance(stopped.value, Interrupted) and stopped.value.number == TERM
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(("own", "number"), [(False, signal.SIGINT), (False, TERM), (True, HUP)])
 def test_the_command_says_where_it_stopped_and_goes_on_from_there(
-    own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: bool, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from typer.testing import CliRunner
 
@@ -139,6 +204,7 @@ def test_the_command_says_where_it_stopped_and_goes_on_from_there(
 
     out, descend = tmp_path / "out", BaseTask._descend
     LatentDiffusion.from_preset(TOY).save(out)
+    (out / "unet.safetensors").unlink()
     for name in "ab":
         Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.txt").write_text(name)
@@ -149,12 +215,13 @@ def test_the_command_says_where_it_stopped_and_goes_on_from_there(
     def stop(task: BaseTask, name: str, step: int, *rest: float) -> None:
         descend(task, name, step, *rest)
         if step == 1:
-            ctrl_c()
+            end(number)()
 
     with monkeypatch.context() as patched:
         patched.setattr(BaseTask, "_descend", stop)
         stopped = CliRunner().invoke(app, command)
-    assert stopped.exit_code == 130, stopped.output
+    assert stopped.exit_code == 128 + number, stopped.output
+    assert LatentDiffusion.from_pretrained(out).preset.name == "toy"  # what was learned until then draws
     assert f"{out}: stopped after step 2; the same command goes on from there" in stopped.stderr
     steps: list[int] = []
     monkeypatch.setattr(BaseTask, "_descend", lambda task, name, step, *rest: steps.append(step))

@@ -11,6 +11,7 @@ from ldm_edu.datasets.fashion import FashionTensors
 from ldm_edu.families import FASHION, TOY
 from ldm_edu.model import LatentDiffusion
 from ldm_edu.training import bands
+from ldm_edu.training.levels import loss_per_level
 from ldm_edu.training.loop import train
 from ldm_edu.training.recipes import UNETS, UNetRecipe
 from ldm_edu.training.runs import pixels_parts, pixels_task
@@ -40,7 +41,7 @@ def test_some_conditions_are_dropped() -> None:
 
     data, conditioner = pictures(), ClassConditioner(10, 16)
     rng = torch.Generator().manual_seed(3)
-    vector = class_batches(data.images, data.labels, conditioner, drop=0.3)(rng, 400, 0.0).vector
+    vector = class_batches(data.images, data.labels, conditioner, drop=0.3)(rng, 400, 0.0).cond.vector
     assert vector is not None
     blank = float((vector == 0).all(dim=1).float().mean())
     assert 0.2 < blank < 0.4
@@ -74,7 +75,8 @@ def test_the_loss_of_a_network_that_says_nothing_is_the_variance_of_the_noise() 
     parts = pixels_parts(task)
     with torch.no_grad():
         parts["unet"].conv_out.bias.zero_()  # type: ignore[union-attr,operator]
-    losses = bands.loss_per_level(parts["unet"], parts["classes"], task.schedule, pictures())  # type: ignore[arg-type]
+    data = pictures()
+    losses = loss_per_level(parts["unet"], parts["classes"](data.labels.tolist()), task.schedule, data.images)
     torch.testing.assert_close(losses, torch.ones(len(bands.TIMES)), rtol=0.05, atol=0.0)
 
 

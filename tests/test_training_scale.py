@@ -246,7 +246,7 @@ def test_a_finished_cache_serves_without_its_pictures(home: Path, tmp_path: Path
     assert torch.equal(again.latents(0, [0, 1]), made.latents(0, [0, 1]))
     other = LatentDiffusion.from_preset(TOY, seed=1)
     other.save(tmp_path / "other")
-    with pytest.raises(ValueError, match=r"other weights \(autoencoder, text encoder\)"):
+    with pytest.raises(ValueError, match=r"other weights \(latent encoder, text encoder\)"):
         cached(tmp_path / "cache", tmp_path / "unused", load_parts(tmp_path / "other", TOY, CPU), share, size=16)
 
 

@@ -54,7 +54,7 @@ def loaded_files(path: Path, weights: Weights | None = None) -> list[Path]:
     if is_of_diffusers(path):
         found = open_diffusers_folder(path, weights=weights)
         return sorted({entry.file.path for part in found.parts.values() for entry in part.entries.values()})
-    return sorted(path.glob("*.safetensors"))
+    return sorted(path.glob("[!.]*.safetensors"))
 
 
 def _open_ours(path: Path, preset: Preset | None, weights: Weights | None) -> Checkpoint:

@@ -105,16 +105,15 @@ def by_instruction(model: "LatentDiffusion") -> bool:
 
 
 def _hidden(mask: Path, init: Path, picture: "Image", shape: tuple[int, int]) -> "Tensor":
-    """A mask file as (1, 1, H, W): 1 where it is white, or transparent."""
-    from ldm_edu.pictures import fit, from_pil, open_picture
+    """A mask file as (1, 1, H, W) in [0, 1]: 1 where it is white, 0 where it is black or transparent."""
+    from PIL.Image import Resampling
 
-    drawn = open_picture(mask)
+    from ldm_edu.pictures import fit, from_pil, open_mask
+
+    drawn = open_mask(mask)
     if drawn.size != picture.size:
         raise ValueError(
             f"{str(mask)!r} is {drawn.width} x {drawn.height} and {str(init)!r} {picture.width} x {picture.height}: "
             "make the mask as large as its picture"
         )
-    hidden = (from_pil(fit(drawn, shape).convert("L")) > 0).float()
-    if not hidden.any():
-        raise ValueError(f"{str(mask)!r} is black everywhere, so nothing would be painted: white marks what is")
-    return hidden
+    return (from_pil(fit(drawn, shape, Resampling.BILINEAR)) + 1) / 2

@@ -47,7 +47,10 @@ def generate(
     ] = 0,
     count: Annotated[int, typer.Option(min=1, help="Pictures a prompt.")] = 1,
     sampler: Annotated[SamplerName | None, typer.Option(help="The solver; left out: what suits the model.")] = None,
-    spacing: Annotated[Spacing, typer.Option(help="How the steps are spread over the noise levels.")] = "trailing",
+    spacing: Annotated[
+        Spacing | None,
+        typer.Option(help="How the steps are spread over the noise levels; left out: what suits the model."),
+    ] = None,
     negative: Annotated[str, typer.Option(help="What to steer away from.")] = "",
     size: Annotated[
         str | None,
@@ -115,7 +118,7 @@ def generate(
         "steps": usual.steps if steps is None else steps,
         "guidance": usual.guidance if guidance is None else guidance,
         "sampler": sampler or usual.sampler,
-        "spacing": spacing,
+        "spacing": spacing or usual.spacing,
         "negative": negative,
     }
     how = {**said, "sampler": SAMPLERS[said["sampler"]], "size": shape, "negative": negative and read[negative]}

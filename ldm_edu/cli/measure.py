@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ldm_edu.cli.album import check_suffix
-from ldm_edu.cli.generate import BATCH, MAX_SEED, Sampler, load
+from ldm_edu.cli.generate import BATCH, MAX_SEED, load
 from ldm_edu.cli.inspect import find_preset
+from ldm_edu.config import SamplerName
 from ldm_edu.files import check_writable
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def evaluate(
     count: Annotated[int, typer.Option(min=1, help="Pictures drawn for each split.")] = 500,
     steps: Annotated[int, typer.Option(min=1, help="Steps from noise to picture.")] = 20,
     guidance: Annotated[float, typer.Option(help="1 is no guidance.")] = 5.0,
-    sampler: Annotated[Sampler, typer.Option(help="The solver.")] = "dpmpp_2m",
+    sampler: Annotated[SamplerName, typer.Option(help="The solver.")] = "dpmpp_2m",
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the captions and the first picture.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; left out: a GPU where there is one.")] = None,
     out: Out = None,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ldm_edu.training.recipes import UNetRecipe
 
 SHOWN = 8  # pictures on a sample sheet
-STOPPED = 130  # the exit status of a program that CTRL-C has ended
+STOPPED = 128  # and the number of the signal: the exit status of a program that a signal has ended
 
 Way = Literal["ddp", "fsdp"]
 Precision = Literal["bf16", "fp32"]
@@ -63,7 +63,8 @@ def train_on_data(
             f"them first (ldm-edu train vae --preset {preset} --out {folder}, then clip)"
         )
     state = folder / "training" / "unet"
-    with _processes(state, wandb=options.wandb) as accelerator, _only_one(accelerator, state):
+    where = options.cache or folder / "cache"
+    with _processes(state, wandb=options.wandb) as accelerator, _only_one(accelerator, state, folder, where):
         here: torch.device = accelerator.device
         share = Share(
             recipe.batch,
@@ -75,18 +76,27 @@ def train_on_data(
         size = options.size or chosen.size
         parts = load_parts(options.parts or folder, chosen, here)
         with _bar(accelerator, "caching", "picture") as show:
-            where = options.cache or folder / "cache"
             cache = cached(options.data, where, parts, share, size=size, progress=show, tell=say)
         for network in (parts.autoencoder, parts.text):
             network.to("cpu")  # only the export needs them from here on
         how = How(share, options.way, options.recompute)
         precision = options.precision or ("bf16" if quick_bfloat16(here.type) else "fp32")
         run = scale_run(
-            parts, recipe, cache, folder, state, how, size=size, precision=precision, start=start, device=here
+            parts,
+            recipe,
+            cache,
+            folder,
+            state,
+            how,
+            size=size,
+            precision=precision,
+            start=start,
+            device=here,
+            tell=say,
         )
         _track(accelerator, dataclasses.asdict(recipe) | {"preset": preset, "size": size}, state, wandb=options.wandb)
         steps = records(run.task, steps=run.steps, seed=run.seed, folder=state, save_every=save_every, store=SHARDS)
-        with interruptible(steps, folder), _bar(accelerator, f"unet {preset}", "step") as show:
+        with interruptible(steps, folder, run.export), _bar(accelerator, f"unet {preset}", "step") as show:
             for record in steps:
                 speed = {"pictures_per_second": recipe.batch / record.seconds}
                 accelerator.log(record.values | speed, step=record.step)
@@ -107,26 +117,33 @@ def say(sentence: str) -> None:
 
 
 @contextmanager
-def interruptible(steps: "Generator[Record, None, None]", folder: Path) -> Iterator[None]:
-    """At CTRL-C the training is saved, a sentence says so, and the command ends with status 130, as programs do then.
+def interruptible(
+    steps: "Generator[Record, None, None]", folder: Path, export: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """At CTRL-C, SIGTERM and SIGHUP the training is saved, a sentence says so, and the status is 128 + the signal's.
 
-    Several processes save nothing at CTRL-C, and end as if they were killed.
+    ``export`` then writes a checkpoint that can draw. Several processes save nothing, and end as if they were killed.
     """
-    from ldm_edu.training.interrupt import Interrupted, reaching
+    from ldm_edu.training.interrupt import Ending, Interrupted, reaching
 
     try:
         with reaching(steps):
             yield
     except Interrupted as stop:
         say(f"{folder}: stopped after step {stop.step}; the same command goes on from there")
-        raise typer.Exit(STOPPED) from None
+        if export is not None and stop.step:
+            export()
+            say(f'{folder}: ldm-edu generate "..." --model {folder} draws with what was learned until then')
+        raise typer.Exit(STOPPED + stop.number) from None
+    except Ending as stop:  # before the first step
+        raise typer.Exit(STOPPED + stop.number) from None
 
 
-def _only_one(accelerator: "Accelerator", state: Path) -> AbstractContextManager[None]:
+def _only_one(accelerator: "Accelerator", state: Path, *others: Path) -> AbstractContextManager[None]:
     """The main process keeps other trainings out of the folder of the run, for all of its processes."""
     from ldm_edu.training.guard import writing
 
-    return writing(state) if accelerator.is_main_process else nullcontext()
+    return writing(state, *others) if accelerator.is_main_process else nullcontext()
 
 
 @contextmanager

@@ -61,8 +61,9 @@ def train(
 
     The state, TensorBoard's log and the sample sheets are in OUT/training/NETWORK; the trained part lands in OUT.
     With --data the same command runs on one CPU, one GPU, or under `torchrun` and `accelerate launch` on many;
-    --parts and the options after it need --data. CTRL-C saves the last step. A run is resumed with the settings that it
-    began with, --steps may be higher; another model in OUT is never replaced.
+    --parts and the options after it need --data. CTRL-C and SIGTERM save the last step, and of a U-Net
+    the model as it is then. A run is resumed with the settings that it began with, --steps may be higher; another model
+    in OUT is never replaced.
     """
     folder = out or Path("runs") / preset
     if perceptual is not None and network not in ("vae", "decoder"):
@@ -94,19 +95,19 @@ def _refuse_without_data(options: "Mapping[str, object]") -> None:
 
 
 def _train(run: "Run", network: Network, preset: str, folder: Path, *, save_every: int, sheet_every: int) -> None:
-    """Train to the end, or to CTRL-C, and write what was learned into the checkpoint ``folder``."""
+    """Train to the end, or to a signal, and write what was learned into the checkpoint ``folder``."""
     from tqdm import tqdm
 
     from ldm_edu.training.guard import same_settings, writing
     from ldm_edu.training.loop import train as records
 
     state = folder / "training" / network
-    with writing(state):
-        same_settings(state, run.settings)
+    with writing(state, folder):
+        same_settings(state, run.settings, tell=say)
         log, means = _log(state), dict[str, float]()
         steps = records(run.task, steps=run.steps, seed=run.seed, folder=state, save_every=save_every)
         bar = tqdm(total=run.steps, unit="step", desc=f"{network} {preset}", dynamic_ncols=True)
-        with interruptible(steps, folder), bar:
+        with interruptible(steps, folder, run.export if network == "unet" else None), bar:
             for record in steps:
                 bar.update(record.step - bar.n)
                 for name, value in record.values.items():

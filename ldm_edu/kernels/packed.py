@@ -85,7 +85,8 @@ class PackedLinear(_Packed):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach())  # (out, in) to look at, blocks inside
+        blocks = torch.ops.mkldnn._reorder_linear_weight(weight.detach())  # (out, in) to look at, blocks inside
+        self.register_buffer("weight", blocks, persistent=False)
         self.bias = None if bias is None else bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,7 +112,8 @@ class PackedConv2d(_Packed):
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.how = list(conv.padding), list(conv.stride), list(conv.dilation), 1
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight.detach(), *self.how)
+        blocks = torch.ops.mkldnn._reorder_convolution_weight(conv.weight.detach(), *self.how)
+        self.register_buffer("weight", blocks, persistent=False)
         self.bias = None if conv.bias is None else conv.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -81,13 +81,19 @@ def to_ours(theirs: Tensor, pair: Pair) -> Tensor:
 
 
 def to_theirs(ours: Mapping[str, Tensor], pairs: Iterable[Pair]) -> Iterator[tuple[str, Tensor]]:
-    """Our tensors under their names, those that share one of theirs joined: name and tensor, one after another."""
+    """Our tensors under their names, those that share one of theirs joined: name and tensor, one after another.
+
+    Copies of one of ours have memory of their own: safetensors writes no memory twice.
+    """
     sharing: dict[str, list[Pair]] = {}
     for pair in pairs:
         sharing.setdefault(pair.theirs, []).append(pair)
+    written = set[str]()
     for theirs, group in sharing.items():
         pieces = [_turned(ours[pair.ours], pair) for pair in sorted(group, key=lambda p: p.rows.start if p.rows else 0)]
-        yield theirs, pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        tensor = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        yield theirs, tensor.clone() if group[0].ours in written else tensor
+        written |= {pair.ours for pair in group}
 
 
 def _turned(ours: Tensor, pair: Pair) -> Tensor:

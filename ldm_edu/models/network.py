@@ -1,9 +1,9 @@
 """What a denoiser and a trainer ask of a network: the one protocol that a U-Net, a transformer or your own fulfil."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from ldm_edu.condition import Conditioning
@@ -46,12 +46,12 @@ class Network(Protocol):
         """The weights; `torch.nn.Module` has this method."""
         ...
 
+    def buffers(self) -> Iterator[Tensor]:
+        """Tensors that are not learned; `torch.nn.Module` has this method."""
+        ...
+
 
 def weight_of(network: Network) -> Tensor:
     """A weight of the network: its device and floating type are those in which the network computes."""
-    return next(weight for weight in network.parameters() if weight.is_floating_point())
-
-
-def dtype_of(network: Network) -> torch.dtype:
-    """The floating type in which the network computes."""
-    return weight_of(network).dtype
+    tensors = chain(network.parameters(), network.buffers())  # a packed network's weights are buffers
+    return next(tensor for tensor in tensors if tensor.is_floating_point())

@@ -3,9 +3,11 @@
 A sampler is a generator function of (denoiser, sample, levels); see `Sampler`. It holds no state outside of a run.
 """
 
-from ldm_edu.samplers.multistep import dpmpp_2m, dpmpp_3m, ipndm, plms, unipc
+from ldm_edu.samplers.adams import deis, ipndm, lms, plms
+from ldm_edu.samplers.midpoint import dpm2, dpm2_ancestral, dpmpp_2s_ancestral, dpmpp_sde
+from ldm_edu.samplers.multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, dpmpp_3m_sde, unipc
 from ldm_edu.samplers.noise import Noise, Rng, initial_noise
-from ldm_edu.samplers.one_step import ddim, ddpm, euler, euler_ancestral, heun
+from ldm_edu.samplers.one_step import ddim, ddpm, euler, euler_ancestral, heun, lcm
 from ldm_edu.samplers.step import Sampler, Step
 
 SAMPLERS: dict[str, Sampler] = {
@@ -14,11 +16,20 @@ SAMPLERS: dict[str, Sampler] = {
     "euler": euler,
     "euler_ancestral": euler_ancestral,
     "heun": heun,
+    "dpm2": dpm2,
+    "dpm2_ancestral": dpm2_ancestral,
+    "dpmpp_2s_ancestral": dpmpp_2s_ancestral,
+    "dpmpp_sde": dpmpp_sde,
     "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
     "dpmpp_3m": dpmpp_3m,
+    "dpmpp_3m_sde": dpmpp_3m_sde,
+    "lms": lms,
     "plms": plms,
     "ipndm": ipndm,
+    "deis": deis,
     "unipc": unipc,
+    "lcm": lcm,
 }
 
 __all__ = [
@@ -29,13 +40,22 @@ __all__ = [
     "Step",
     "ddim",
     "ddpm",
+    "deis",
+    "dpm2",
+    "dpm2_ancestral",
     "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_2s_ancestral",
     "dpmpp_3m",
+    "dpmpp_3m_sde",
+    "dpmpp_sde",
     "euler",
     "euler_ancestral",
     "heun",
     "initial_noise",
     "ipndm",
+    "lcm",
+    "lms",
     "plms",
     "unipc",
 ]

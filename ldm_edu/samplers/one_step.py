@@ -1,4 +1,4 @@
-"""Samplers that look at one level at a time: ddpm, ddim, euler, euler_ancestral, heun."""
+"""Samplers that look at one level at a time: ddpm, ddim, euler, euler_ancestral, heun, lcm."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,6 +9,7 @@ from ldm_edu.denoise import Denoiser
 from ldm_edu.prediction import to_eps
 from ldm_edu.samplers.noise import Noise
 from ldm_edu.samplers.step import Step, estimate, move_eps, move_x0, pairs
+from ldm_edu.samplers.stochastic import add_fresh_noise, ancestral, check_noise, posterior_std
 from ldm_edu.schedule import Level
 
 
@@ -24,8 +25,7 @@ def ddpm(denoise: Denoiser, x: Tensor, levels: Sequence[Level], *, rng: Noise | 
         kept = alpha / alpha_next  # of the signal, from the next level up to this one: sqrt(1 - beta)
         added = sigma**2 - kept**2 * sigma_next**2  # noise that this step adds on the way up: beta
         mean = (alpha_next * added / sigma**2) * x0 + (kept * sigma_next**2 / sigma**2) * x
-        std = posterior_std(now, nxt)
-        x = mean + std * _noise(rng, "ddpm").normal(x) if std > 0 else mean
+        x = add_fresh_noise(mean, posterior_std(now, nxt), rng, "ddpm")
         yield Step(i, x, x0, nxt)
 
 
@@ -37,16 +37,14 @@ def ddim(
     ``eta`` is the share of the posterior's noise that is drawn fresh: 0 draws none and follows an ordinary differential
     equation, 1 is `ddpm`. Needs ``rng`` when it is not 0. See `Sampler` for the other arguments.
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta={eta} must lie from 0 (no fresh noise) to 1 (as much as ddpm)")
+    check_noise(eta)
     for i, (now, nxt) in pairs(levels):
         x0 = estimate(denoise, x, now, i)
         eps = to_eps(x0, x, now)
         std = eta * posterior_std(now, nxt)
         alpha_next, sigma_next = nxt.factors
         x = alpha_next * x0 + math.sqrt(max(0.0, sigma_next**2 - std**2)) * eps
-        if std > 0:
-            x = x + std * _noise(rng, f"ddim with eta={eta}").normal(x)
+        x = add_fresh_noise(x, std, rng, f"ddim with eta={eta}")
         yield Step(i, x, x0, nxt)
 
 
@@ -63,20 +61,25 @@ def euler(denoise: Denoiser, x: Tensor, levels: Sequence[Level], *, rng: Noise |
 
 
 def euler_ancestral(
-    denoise: Denoiser, x: Tensor, levels: Sequence[Level], *, rng: Noise | None = None
+    denoise: Denoiser,
+    x: Tensor,
+    levels: Sequence[Level],
+    *,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    rng: Noise | None = None,
 ) -> Iterator[Step]:
     """Euler down to less noise than the next level has, then fresh noise up to it (Song et al. 2021b, appendix F).
 
-    With sigma_up and sigma_down of the published samplers this is `ddpm`'s step again, in the other space. Needs
-    ``rng``. See `Sampler` for the arguments.
+    ``eta`` is the share of the posterior's noise that is drawn fresh: with 1 this is `ddpm`'s step in the other space,
+    with 0 `euler`'s. ``s_noise`` multiplies the fresh noise. Needs ``rng`` when ``eta`` is not 0. See `Sampler` for the
+    other arguments.
     """
+    check_noise(eta, s_noise)
     for i, (now, nxt) in pairs(levels):
         x0 = estimate(denoise, x, now, i)
-        up = posterior_std(now, nxt)
-        sigma_down = math.sqrt(max(0.0, nxt.factors[1] ** 2 - up**2))
-        x = move_x0(x, x0, now, Level(nxt.t, nxt.alpha, nxt.sigma.new_tensor(sigma_down)))
-        if up > 0:
-            x = x + up * _noise(rng, "euler_ancestral").normal(x)
+        down, up = ancestral(now, nxt, eta)
+        x = add_fresh_noise(move_x0(x, x0, now, down), s_noise * up, rng, "euler_ancestral")
         yield Step(i, x, x0, nxt)
 
 
@@ -98,17 +101,14 @@ def heun(denoise: Denoiser, x: Tensor, levels: Sequence[Level], *, rng: Noise | 
         yield Step(i, x, x0, nxt)
 
 
-def posterior_std(now: Level, nxt: Level) -> float:
-    """Standard deviation of x at the next level, given x at this one and x0 (Kingma et al. 2021, appendix A).
+def lcm(denoise: Denoiser, x: Tensor, levels: Sequence[Level], *, rng: Noise | None = None) -> Iterator[Step]:
+    """Jump to x0, then fresh noise up to the next level (Song et al. 2023, consistency models, algorithm 1).
 
-    For a variance-preserving schedule it is sigma_t(1) of Song et al. 2021, equation 16.
+    For models distilled to jump all the way at once (Luo et al. 2023), in 1 to 8 steps; other models draw blurred
+    pictures with it. Needs ``rng``. See `Sampler` for the arguments.
     """
-    (alpha, sigma), (alpha_next, sigma_next) = now.factors, nxt.factors
-    kept = alpha / alpha_next
-    return sigma_next / sigma * math.sqrt(max(0.0, sigma**2 - kept**2 * sigma_next**2))
-
-
-def _noise(rng: Noise | None, name: str) -> Noise:
-    if rng is None:
-        raise ValueError(f"{name} draws noise at every step: pass rng=Rng(seeds), one seed a picture")
-    return rng
+    for i, (now, nxt) in pairs(levels):
+        x0 = estimate(denoise, x, now, i)
+        alpha_next, sigma_next = nxt.factors
+        x = add_fresh_noise(alpha_next * x0, sigma_next, rng, "lcm")
+        yield Step(i, x, x0, nxt)

@@ -13,22 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from ldm_edu.conditioners.classes import ClassConditioner
-from ldm_edu.config import Prediction
 from ldm_edu.datasets.fashion import FashionTensors, fashion_tensors
-from ldm_edu.denoise import NetworkDenoiser
 from ldm_edu.families import FASHION
 from ldm_edu.files import atomic_write_text
-from ldm_edu.models.unet import UNet
-from ldm_edu.prediction import to_eps
-from ldm_edu.schedule import NoiseSchedule, add_noise
+from ldm_edu.training.levels import TIMES, loss_per_level
 from ldm_edu.training.loop import train
 from ldm_edu.training.recipes import UNETS, UNetRecipe
 from ldm_edu.training.runs import pixels_parts, pixels_task
 
-TIMES = tuple(range(50, 1000, 100))  # the noise levels that are measured
 MARKS = (50, 100, 400)  # after so many steps
 SHOWN = 64  # test pictures
 
@@ -36,32 +29,6 @@ SHOWN = 64  # test pictures
 def short_recipe() -> UNetRecipe:
     """The fashion recipe, cut to the length of a lesson."""
     return dataclasses.replace(UNETS["fashion"], steps=MARKS[-1])
-
-
-@torch.no_grad()
-def loss_per_level(
-    unet: UNet,
-    classes: ClassConditioner,
-    schedule: NoiseSchedule,
-    data: FashionTensors,
-    *,
-    prediction: Prediction = "eps",
-    times: Sequence[int] = TIMES,
-    seed: int = 0,
-) -> Tensor:
-    """Mean squared error of the estimated noise at each of ``times`` (Ho et al. 2020, equation 14): (len(times),).
-
-    Pictures and noise are the same at every call with the same ``data`` and ``seed``.
-    """
-    rng = torch.Generator().manual_seed(seed)
-    eps = torch.randn(data.images.shape, generator=rng)
-    denoise = NetworkDenoiser(unet, prediction, classes(data.labels.tolist()))
-    losses = []
-    for t in times:
-        level = schedule.level(float(t))
-        x = add_noise(data.images, eps, level)
-        losses.append((to_eps(denoise(x, level), x, level) - eps).square().mean())
-    return torch.stack(losses).float()
 
 
 def held_out_pictures(count: int = SHOWN) -> FashionTensors:
@@ -77,7 +44,8 @@ def repeat(seed: int) -> dict[int, list[float]]:
     parts, data, found = pixels_parts(task), held_out_pictures(), {}
     for record in train(task, steps=recipe.steps, seed=recipe.seed):
         if record.step in MARKS:
-            losses = loss_per_level(parts["unet"], parts["classes"], task.schedule, data)  # type: ignore[arg-type]
+            cond = parts["classes"](data.labels.tolist())
+            losses = loss_per_level(parts["unet"], cond, task.schedule, data.images)  # type: ignore[arg-type]
             found[record.step] = [round(float(loss), 5) for loss in losses]
     return found
 

@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps
-from torch import Tensor
 
 Size = tuple[int, int]  # height, width
 
@@ -50,13 +47,6 @@ def nearest_bucket(width: int, height: int, sizes: Sequence[Size]) -> int:
     """The place of the bucket whose shape is nearest to a picture's: the least is cropped there."""
     shape = math.log(height / width)
     return min(range(len(sizes)), key=lambda i: abs(shape - math.log(sizes[i][0] / sizes[i][1])))
-
-
-def fit(image: Image.Image, size: Size) -> Tensor:
-    """An RGB picture scaled to cover ``size`` and cropped at its centre: (3, height, width) in [-1, 1]."""
-    height, width = size
-    pixels = np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS))  # (H, W, 3)
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 
 class Order:

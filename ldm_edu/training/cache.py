@@ -2,14 +2,15 @@
 
 A cache is a folder::
 
-    index.json                    what it was made from, its buckets, the number of its captions
+    index.json                    what it was made from, its buckets, a checksum of the two files below
     captions.json                 the captions
     pictures.safetensors          which picture is in which bucket, and which caption each has
     latents-512x512-00000.safetensors ...   float16, scaled to unit variance
     text-00000.safetensors ...              float16, one entry a different caption; the first is the blank one
 
 Every file is written beside and renamed, so a caching that was killed goes on where it stopped; several processes
-share the files among them. Reading maps the files into memory: only the rows of a batch are touched.
+share the files among them. Every file has a checksum, which is compared once, before the first step. Reading maps the
+files into memory: only the rows of a batch are touched.
 """
 
 import json
@@ -22,13 +23,15 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm_edu.datasets.folder import CaptionedPictures, digest
-from ldm_edu.files import atomic_write, atomic_write_text
-from ldm_edu.training.buckets import Size, fit, nearest_bucket
+from ldm_edu.files import atomic_write, atomic_write_text, read_json
+from ldm_edu.pictures import fit, from_pil
+from ldm_edu.training.buckets import Size, nearest_bucket
+from ldm_edu.training.fingerprints import checksum
 
-FORMAT = "ldm-edu-cache/1"
+FORMAT = "ldm-edu-cache/2"
 SHARD = 1024  # pictures, or captions, a file
 CHUNK = 16  # pictures encoded at once
 BLANK = 0  # the row of the blank caption
@@ -45,8 +48,28 @@ class Index:
     sizes: list[Size]  # of the buckets that have pictures
     counts: list[int]  # pictures in each
     captions: int  # different ones, the blank one among them
+    checksum: str  # of which picture is in which bucket and has which caption
     shard: int = SHARD
     format: str = FORMAT
+
+    def __post_init__(self) -> None:
+        """Check the kinds of all values.
+
+        Raises
+        ------
+        ValueError
+            if one is of another kind, naming it.
+        """
+        pairs = [isinstance(size, tuple) and len(size) == 2 and all(map(_is_count, size)) for size in self.sizes]
+        fits = {
+            "made_from": all(isinstance(word, str) for item in self.made_from.items() for word in item),
+            "sizes": all(pairs) and len(set(self.sizes)) == len(self.sizes) == len(self.counts),
+            "counts": all(map(_is_count, self.counts)),
+            "captions": _is_count(self.captions),
+            "shard": _is_count(self.shard),
+        }
+        if wrong := [name for name, right in fits.items() if not right]:
+            raise ValueError(f"its {wrong[0]} cannot be {str(getattr(self, wrong[0]))[:40]}")
 
     def files(self) -> Iterator[tuple[str, int | None, range]]:
         """Every file of numbers: its name, its bucket (None: text), and which of the bucket's rows it holds."""
@@ -56,6 +79,10 @@ class Index:
             for number, first in enumerate(range(0, count, self.shard)):
                 name = f"latents-{height}x{width}-{number:05}.safetensors"
                 yield name, bucket, range(first, min(first + self.shard, count))
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def start_cache(
@@ -75,7 +102,11 @@ def start_cache(
     SaveError
         if the folder cannot be written.
     """
-    made_from = {"pictures": pictures.fingerprint, "bucket sizes": digest(json.dumps(list(sizes))), **networks}
+    made_from = {
+        "contents of the pictures": pictures.fingerprint,
+        "bucket sizes": digest(json.dumps(list(sizes))),
+        **networks,
+    }
     path = folder / "index.json"
     if path.exists():
         index = read_index(folder)
@@ -93,8 +124,10 @@ def start_cache(
     texts = [places.setdefault(caption, len(places)) for caption in pictures.captions]
     tensors = {f"bucket-{place}": torch.tensor(members[bucket]) for place, bucket in enumerate(kept)}
     tensors["texts"] = torch.tensor(texts)
-    index = Index(made_from, [sizes[b] for b in kept], [len(members[b]) for b in kept], len(places), shard)
-    atomic_write_text(folder / "captions.json", json.dumps(list(places), ensure_ascii=False) + "\n")
+    captions = list(places)
+    chosen, counts = [sizes[b] for b in kept], [len(members[b]) for b in kept]
+    index = Index(made_from, chosen, counts, len(captions), checksum(tensors, note=json.dumps(captions)), shard)
+    atomic_write_text(folder / "captions.json", json.dumps(captions, ensure_ascii=False) + "\n")
     atomic_write(folder / "pictures.safetensors", lambda beside: safetensors.torch.save_file(tensors, beside))
     atomic_write_text(path, json.dumps(asdict(index), indent=1) + "\n")
     return index
@@ -115,16 +148,14 @@ def read_index(folder: Path) -> Index:
     """
     path = folder / "index.json"
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        values["sizes"] = [(height, width) for height, width in values["sizes"]]
-        index = Index(**values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        values = read_json(path)
+        if (found := values["format"]) != FORMAT:
+            raise ValueError(f"its format is {str(found)[:40]}, not {FORMAT}")
+        return Index(**values | {"sizes": [(height, width) for height, width in values["sizes"]]})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is no readable index of a cache ({error}); remove {folder} to make it anew"
         ) from error
-    if index.format != FORMAT:
-        raise ValueError(f"{path} has the format {index.format}, not {FORMAT}; remove {folder} to make it anew")
-    return index
 
 
 def fill_cache(
@@ -142,8 +173,7 @@ def fill_cache(
         if the disk is full or refuses; what was written stays, and the next call goes on from there.
     """
     index = read_index(folder)
-    table = _read(folder / "pictures.safetensors")
-    captions = list(dict.fromkeys(["", *pictures.captions]))
+    table, captions = _read_table(folder, index)
     mine = list(index.files())[part::parts]
     done, total = 0, sum(len(rows) for *_, rows in mine)
     for name, bucket, rows in mine:
@@ -157,13 +187,16 @@ def fill_cache(
                     encode(torch.stack([load(i) for i in ids[at : at + CHUNK]])) for at in range(0, len(ids), CHUNK)
                 ]
                 tensors = {"latents": _half(name, torch.cat(latents))}
-            atomic_write(folder / name, partial(safetensors.torch.save_file, tensors))
+            atomic_write(
+                folder / name,
+                partial(safetensors.torch.save_file, tensors, metadata={"checksum": checksum(tensors)}),
+            )
         done += len(rows)
         yield done, total
 
 
 def _picture(pictures: CaptionedPictures, size: Size, i: int) -> Tensor:
-    return fit(pictures.rgb(i), size)
+    return from_pil(fit(pictures.rgb(i), size))[0]  # (3, H, W)
 
 
 def _half(name: str, values: Tensor) -> Tensor:
@@ -176,14 +209,19 @@ def _half(name: str, values: Tensor) -> Tensor:
 
 @dataclass
 class Cache:
-    """A finished cache, open for reading."""
+    """A finished cache, open for reading.
+
+    ``part`` of ``parts``: which of several processes this is; the checksum of file ``i`` falls to ``i % parts``.
+    """
 
     folder: Path
+    part: int = 0
+    parts: int = 1
     index: Index = field(init=False)
     _open: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check that every file is there.
+        """Check that every file is there and holds what was written.
 
         Raises
         ------
@@ -191,13 +229,15 @@ class Cache:
             if one is missing or damaged, naming it.
         """
         self.index = read_index(self.folder)
+        table, self._captions = _read_table(self.folder, self.index)
         missing = [name for name, *_ in self.index.files() if not (self.folder / name).exists()]
         if missing:
             raise ValueError(
                 f"the cache in {self.folder} lacks {len(missing)} files, the first is {missing[0]}; start the training "
                 "again on the same pictures to have them made"
             )
-        table = _read(self.folder / "pictures.safetensors")
+        for name, bucket, rows in list(self.index.files())[self.part :: self.parts]:
+            _check_file(self.folder / name, "states" if bucket is None else "latents", len(rows))
         self._texts = table["texts"]
         self._members = [table[f"bucket-{bucket}"] for bucket in range(len(self.index.counts))]
 
@@ -216,8 +256,7 @@ class Cache:
 
     def words(self, count: int) -> list[str]:
         """The first captions but for the blank one, ``count`` at most; one blank where there are no others."""
-        captions: list[str] = json.loads((self.folder / "captions.json").read_text(encoding="utf-8"))
-        return captions[BLANK + 1 : count + 1] or [""]
+        return self._captions[BLANK + 1 : count + 1] or [""]
 
     def _rows(self, stem: str, key: str, rows: Sequence[int]) -> Tensor:
         found = []
@@ -228,31 +267,39 @@ class Cache:
 
     def _slices(self, name: str, key: str) -> Any:
         if name not in self._open:
-            try:
-                file = safetensors.safe_open(self.folder / name, framework="pt")
-                self._open[name] = file.get_slice(key)
-            except (OSError, safetensors.SafetensorError) as error:
-                raise ValueError(
-                    f"{self.folder / name} is damaged ({error}); remove that file and start again: only it is made anew"
-                ) from error
+            file = safetensors.safe_open(self.folder / name, framework="pt")
+            self._open[name] = file.get_slice(key)
         return self._open[name]
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read_table(folder: Path, index: Index) -> tuple[dict[str, Tensor], list[str]]:
+    """Which picture is in which bucket and has which caption, and the captions: those that the index was made with."""
     try:
-        return safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove {path.parent} to make the cache anew") from error
+        captions = read_json(folder / "captions.json")
+        table = safetensors.torch.load_file(folder / "pictures.safetensors")
+        if checksum(table, note=json.dumps(captions)) != index.checksum:
+            raise ValueError("they do not have the checksum in index.json")
+        members = [table[f"bucket-{bucket}"] for bucket in range(len(index.counts))]
+        if [len(rows) for rows in members] != index.counts or len(captions) != index.captions:
+            raise ValueError("index.json counts other pictures and captions")
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"captions.json or pictures.safetensors in {folder} is damaged ({error}); remove {folder} to make the "
+            "cache anew"
+        ) from error
+    return table, captions
 
 
-def fingerprint(*modules: nn.Module, note: str = "") -> str:
-    """A fingerprint of the weights of some networks, and of a ``note`` on how they are used."""
-    tensors = (
-        (f"{i}.{name}", tensor) for i, module in enumerate(modules) for name, tensor in module.state_dict().items()
-    )
-    return digest([note, *(part for name, tensor in sorted(tensors) for part in (name, tensor_bytes(tensor)))])
-
-
-def tensor_bytes(tensor: Tensor) -> bytes:
-    """The numbers of a tensor as they lie in memory."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+def _check_file(path: Path, key: str, rows: int) -> None:
+    """Whether a file of latents or states holds its rows, to the bit as they were written."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if (file.metadata() or {}).get("checksum") != checksum(tensors):
+                raise ValueError("its numbers do not have its checksum")
+        if tensors.keys() != {key} or len(tensors[key]) != rows or tensors[key].dtype != torch.float16:
+            raise ValueError(f"it does not hold {rows} rows of {key}")
+    except (OSError, safetensors.SafetensorError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); remove that file and start again: only it is made anew"
+        ) from error

@@ -104,7 +104,7 @@ def main() -> None:
         began, task = time.monotonic(), compress_task(factor)
         last: Record | None = None
         state = options.out / f"state-f{factor}"
-        with writing(state):
+        with writing(state, options.out):
             for last in train(task, steps=options.steps, seed=RECIPE.seed, folder=state, save_every=40):
                 if last.step % 40 == 0:
                     print(

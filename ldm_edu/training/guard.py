@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,11 @@ from torch import nn
 from ldm_edu.checkpoint.io import has_part, load_preset
 from ldm_edu.classifiers import CONFIG_FILE, KIND
 from ldm_edu.config import ClassifierConfig, Preset, to_dict
-from ldm_edu.files import atomic_write_text
-from ldm_edu.training.cache import fingerprint
-from ldm_edu.training.loop import STATE
+from ldm_edu.files import atomic_write_text, read_json, remove_leftovers
+from ldm_edu.training.fingerprints import fingerprint
 from ldm_edu.training.parts import same_model
-from ldm_edu.training.sharded import whole_states
+from ldm_edu.training.sharded import remove_halves, whole_states
+from ldm_edu.training.state import STATE
 from ldm_edu.weights.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -109,7 +109,12 @@ def origin(start: str | Path | None, folder: Path, model: nn.Module) -> str:
 
 
 def same_settings(
-    state: Path, settings: Mapping[str, object], *, with_data: bool = False, may_write: bool = True
+    state: Path,
+    settings: Mapping[str, object],
+    *,
+    with_data: bool = False,
+    may_write: bool = True,
+    tell: Callable[[str], object] = lambda sentence: None,
 ) -> None:
     """Write what decides the curve of a run beside its state; a run that is resumed must have the same.
 
@@ -121,6 +126,8 @@ def same_settings(
         whether it is a run on own pictures, whose state is kept in another way.
     may_write
         False in all processes of a run but one.
+    tell
+        called with a sentence if an older version began the run and did not note all settings.
 
     Raises
     ------
@@ -131,12 +138,15 @@ def same_settings(
     """
     refuse_other_kind(state, with_data=with_data)
     path = state / SETTINGS
-    before = _json(path) if _begun(state, with_data=with_data) and path.exists() else {}
-    if changed := [f"{k} was {before[k]}, not {v}" for k, v in settings.items() if before.get(k, v) != v]:
+    begun = _begun(state, with_data=with_data)
+    before = _json(path) if begun and path.exists() else {}
+    if changed := [f"{k} was {str(before[k])[:40]}, not {v}" for k, v in settings.items() if before.get(k, v) != v]:
         raise ValueError(
             f"{state} holds a run with other settings: {'; '.join(changed)}. Give the same to resume it, or "
             "another --out to start anew"
         )
+    if may_write and begun and (new := [name for name in settings if name not in before]):
+        tell(f"{state} was begun by an older version, which did not note {', '.join(new)}; taken as it is now")
     if may_write:
         atomic_write_text(path, json.dumps(settings, indent=1) + "\n")
 
@@ -160,15 +170,31 @@ def _begun(state: Path, *, with_data: bool) -> bool:
 
 
 @contextmanager
-def writing(state: Path) -> Iterator[None]:
-    """Be the only one who writes to the folder of a run; where files cannot be locked, nobody is kept out.
+def writing(state: Path, *others: Path) -> Iterator[None]:
+    """Be the only one who writes to the folder of a run, and remove what killed ones have left half written.
 
-    The lock is the system's, and goes when the process does, however it ends. The file itself stays.
+    Parameters
+    ----------
+    others
+        further folders that the run writes to, perhaps with other runs.
 
     Raises
     ------
     ValueError
         if another process is at it.
+    """
+    with _locked(state):
+        remove_halves(state)
+        for folder in (state, *others):
+            remove_leftovers(folder)
+        yield
+
+
+@contextmanager
+def _locked(state: Path) -> Iterator[None]:
+    """Keep others out of the folder of a run; where files cannot be locked, nobody is kept out.
+
+    The lock is the system's, and goes when the process does, however it ends. The file itself stays.
     """
     if sys.platform == "win32":
         yield
@@ -194,10 +220,10 @@ def _config(folder: Path) -> dict[str, Any] | None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_bytes())
+        values = read_json(path)
         if not isinstance(values, dict):
             raise ValueError(f"it holds {str(values)[:20]}")
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}); remove it if nothing depends on it, or {ANOTHER}"
         ) from error

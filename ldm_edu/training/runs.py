@@ -25,7 +25,7 @@ from ldm_edu.models.classifier import Classifier
 from ldm_edu.models.clip import CLIP, TextEncoder
 from ldm_edu.schedule import make_schedule
 from ldm_edu.training import sources
-from ldm_edu.training.cache import fingerprint
+from ldm_edu.training.fingerprints import fingerprint, latent_fingerprint, text_fingerprint
 from ldm_edu.training.guard import (
     origin,
     refuse_another_classifier,
@@ -33,7 +33,6 @@ from ldm_edu.training.guard import (
     refuse_under_unet,
     settings,
 )
-from ldm_edu.training.loop import Task
 from ldm_edu.training.parts import new_unet, same_model
 from ldm_edu.training.recipes import (
     AutoencoderRecipe,
@@ -42,6 +41,7 @@ from ldm_edu.training.recipes import (
     DecoderRecipe,
     UNetRecipe,
 )
+from ldm_edu.training.state import Task
 from ldm_edu.training.tasks import AutoencoderTask, ClassifierTask, ClipTask, DecoderTask, DiffusionTask
 from ldm_edu.weights.fit import load_into
 
@@ -105,7 +105,9 @@ def decoder_run(
     model.float().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     judge = load_classifier(perceptual).model.to(device) if recipe.perceptual else None
     task = DecoderTask(model, sources.pictures(preset), recipe, perceptual=judge)
-    told = settings(recipe, preset=preset.name, perceptual_network=fingerprint(judge) if judge else None)
+    network = fingerprint(judge) if judge else None
+    rests_on = {"perceptual_network": network, "latent encoder": latent_fingerprint(model)}
+    told = settings(recipe, preset=preset.name, **rests_on)
     return Run(task, recipe.steps, recipe.seed, lambda: save_tensors(folder, "autoencoder", task.trained()), told)
 
 
@@ -177,10 +179,12 @@ def unet_run(
     if start is not None:
         load_into(model, load_tensors(start, "unet"), f"the U-Net of {start}")
         model.float().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    told = settings(recipe, preset=preset.name, start=origin(start, folder, model))
-
     autoencoder = AutoencoderKL(preset.autoencoder)
     load_into(autoencoder, load_tensors(folder, "autoencoder"), f"the autoencoder of {folder}")
+    rests_on = {"start": origin(start, folder, model), "latent encoder": latent_fingerprint(autoencoder)}
+    if not recipe.joint_text:
+        rests_on["text encoder"] = text_fingerprint(encoder)
+    told = settings(recipe, preset=preset.name, **rests_on)
     captioned = sources.captioned_pictures(preset)
     raw = sources.cached_latents(
         autoencoder.to(device), captioned, folder / "training" / "unet" / "latents.safetensors"

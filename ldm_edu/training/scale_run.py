@@ -14,7 +14,8 @@ from ldm_edu.datasets.folder import CaptionedPictures, read_pictures
 from ldm_edu.kernels.precision import autocast
 from ldm_edu.tokenizer import Tokenizer
 from ldm_edu.training.buckets import Order, bucket_sizes
-from ldm_edu.training.cache import SHARD, Cache, fill_cache, fingerprint, read_index, stale, start_cache
+from ldm_edu.training.cache import SHARD, Cache, fill_cache, read_index, stale, start_cache
+from ldm_edu.training.fingerprints import latent_fingerprint, text_fingerprint
 from ldm_edu.training.guard import origin, refuse_another_model, same_settings, settings
 from ldm_edu.training.parallel import Precision, Way, is_main, patient_wait, wait
 from ldm_edu.training.parts import Parts, load_unet, new_unet
@@ -70,11 +71,11 @@ def cached(
     """
     preset = parts.preset
     networks = {
-        "autoencoder": fingerprint(parts.autoencoder, note=str(preset.autoencoder)),
-        "text encoder": fingerprint(parts.text, note=str(preset.text)),
+        "latent encoder": latent_fingerprint(parts.autoencoder),
+        "text encoder": text_fingerprint(parts.text),
     }
     if (Path(source) / "index.json").is_file():
-        cache = Cache(Path(source))
+        cache = Cache(Path(source), share.rank, share.world)
         if other := stale(cache.index, networks):
             raise ValueError(f"the cache {source} was made with other weights ({', '.join(other)}); give its --parts")
         return cache
@@ -95,7 +96,7 @@ def cached(
             if is_main():
                 progress(done, total)
     until_all()
-    return Cache(folder)
+    return Cache(folder, share.rank, share.world)
 
 
 def _cut(parts: Parts, captions: Sequence[str]) -> str | None:
@@ -137,6 +138,7 @@ def scale_run(
     precision: Precision = "bf16",
     start: Path | None = None,
     device: torch.device | None = None,
+    tell: Callable[[str], object] = lambda sentence: None,
 ) -> Run:
     """Train a U-Net on a cache; its export writes the whole checkpoint ``folder``.
 
@@ -146,6 +148,8 @@ def scale_run(
         where the run's own state is kept; what decides its curve is written there, and must stay the same.
     start
         a checkpoint whose U-Net is trained on; left out, training starts from random weights.
+    tell
+        as `same_settings` takes it.
 
     Raises
     ------
@@ -161,7 +165,7 @@ def scale_run(
         load_unet(model, start, preset)
     begun = {"preset": preset.name, "size": size, "precision": precision, "start": origin(start, folder, model)}
     told = settings(recipe, **begun, **cache.index.made_from)
-    same_settings(state, told, with_data=True, may_write=is_main())
+    same_settings(state, told, with_data=True, may_write=is_main(), tell=tell)
     wait()
     order = Order(cache.index.counts, batch=recipe.batch, steps=recipe.steps, seed=recipe.seed)
     task = ScaledTask(

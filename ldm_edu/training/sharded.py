@@ -7,12 +7,15 @@ resumes from the newest whole one. Nothing is pickled.
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,9 +26,19 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from ldm_edu.files import SaveError, atomic_write_text
-from ldm_edu.training.loop import Store, Task
-from ldm_edu.training.parallel import is_main, wait
+from ldm_edu.files import SaveError, atomic_write_text, read_json
+from ldm_edu.training.parallel import is_main, local, wait
+from ldm_edu.training.state import (
+    MOMENTS,
+    Store,
+    Task,
+    check_kinds,
+    check_step,
+    check_values,
+    kinds,
+    refuse_broken,
+    weights,
+)
 
 FORMAT = "ldm-edu-shards/1"
 FILE_BYTES = 2**30  # of a whole tensor's bytes; a process's share of it is smaller
@@ -37,15 +50,13 @@ def state_tensors(task: Task) -> dict[str, Tensor]:
 
     The tensors are those of the task itself, moments made where no step has been done: loading writes into them.
     """
-    tensors: dict[str, Tensor] = {}
-    for name, module in task.modules.items():
-        tensors |= {f"module/{name}/{key}": value for key, value in module.state_dict().items()}
+    tensors = weights(task)
     for name, optimizer in task.optimizers.items():
         for key, parameter in task.modules[name].named_parameters():
             state = optimizer.state[parameter]
             if not state:
                 state["step"] = torch.zeros((), device=parameter.device)
-                state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(parameter) for _ in range(2))
+                state |= {moment: torch.zeros_like(parameter) for moment in MOMENTS}
             tensors |= {f"optimizer/{name}/{key}/{moment}": value for moment, value in state.items()}
     return tensors
 
@@ -55,9 +66,13 @@ def save_sharded(task: Task, folder: Path, step: int) -> None:
 
     Raises
     ------
+    ValueError
+        if numbers in it are not finite; the states before it are untouched.
     SaveError
-        in every process, if any of them could not write; the states before it are untouched.
+        in every process, if any of them could not write; the same holds.
     """
+    tensors = {name: value.contiguous() for name, value in state_tensors(task).items()}
+    refuse_broken({name: local(tensor) for name, tensor in tensors.items()}, step)
     whole = folder / f"step-{step:06}"
     part = folder / f".step-{step:06}.part"
     if is_main():
@@ -66,16 +81,18 @@ def save_sharded(task: Task, folder: Path, step: int) -> None:
             part.mkdir(parents=True)
     wait()
     with _sentence(whole), _quiet():
-        tensors = {name: value.contiguous() for name, value in state_tensors(task).items()}
         writer = HuggingFaceStorageWriter(str(part), _files(tensors), save_distributed=True)
         save(tensors, storage_writer=writer)
     if is_main():
         with _sentence(whole):
-            files = {path.name: path.stat().st_size for path in sorted(part.glob("*.safetensors"))}
-            atomic_write_text(part / "state.json", json.dumps({"format": FORMAT, "step": step, "files": files}) + "\n")
+            shards = sorted(part.glob("*.safetensors"))
+            files = {path.name: path.stat().st_size for path in shards}
+            told = {"format": FORMAT, "step": step, "files": files, "sha256": {p.name: _sha256(p) for p in shards}}
+            atomic_write_text(part / "state.json", json.dumps(told) + "\n")
             shutil.rmtree(whole, ignore_errors=True)
             os.replace(part, whole)
             for old in whole_states(folder)[:-KEPT]:
+                (old / "state.json").unlink()  # first, so that what is left of a killed removal is not a whole state
                 shutil.rmtree(old)
     wait()
 
@@ -110,20 +127,49 @@ def load_sharded(task: Task, folder: Path) -> int:
         else ("remove that folder to start anew")
     )
     try:
-        told = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        if told["format"] != FORMAT:
-            raise ValueError(f"its format is {told['format']}")
-        for name, size in told["files"].items():
-            if not (path / name).is_file() or (path / name).stat().st_size != size:
-                raise ValueError(f"{name} is missing or cut short")
+        step = _check_files(path)
+        tensors, reader = state_tensors(task), HuggingFaceStorageReader(str(path))
+        found = reader.read_metadata().state_dict_metadata.items()
+        check_kinds({name: (tuple(there.size), there.properties.dtype) for name, there in found}, kinds(tensors))
         with _quiet():
-            load(state_tensors(task), storage_reader=HuggingFaceStorageReader(str(path)))
-        return int(told["step"])
-    except (CheckpointException, SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            load(tensors, storage_reader=reader)
+        check_values({name: local(tensor) for name, tensor in tensors.items()}, step)
+        return step
+    except (CheckpointException, SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
         causes = error.failures.values() if isinstance(error, CheckpointException) else [error]
         reason = next(iter(causes), error)
         cause = str(reason[0] if isinstance(reason, tuple) else reason).strip().splitlines()[0]
         raise ValueError(f"{path} is damaged or was saved by another task or preset ({cause}); {remedy}") from error
+
+
+def _check_files(path: Path) -> int:
+    """The step of a state, when all of its files are there as they were written."""
+    told = read_json(path / "state.json")
+    if not isinstance(told, dict) or told.get("format") != FORMAT:
+        raise ValueError(f"its format is {_word(told.get('format') if isinstance(told, dict) else told)}, not {FORMAT}")
+    step, files = check_step(told.get("step")), told.get("files")
+    if path.name != f"step-{step:06}":
+        raise ValueError(f"state.json is that of step {step}")
+    sums = told.get("sha256", {})  # states of older versions have none
+    if not isinstance(files, dict) or not isinstance(sums, dict) or (sums and sums.keys() != files.keys()):
+        raise ValueError("state.json does not list its files")
+    if files.keys() != {shard.name for shard in path.glob("*.safetensors")}:
+        raise ValueError("its files are not those that state.json lists")
+    for name, size in files.items():
+        if (path / name).stat().st_size != size:
+            raise ValueError(f"{name} is missing or cut short")
+        if sums and _sha256(path / name) != sums[name]:
+            raise ValueError(f"{name} does not have its checksum")
+    return step
+
+
+def _word(value: Any) -> str:
+    return repr(value)[:40]
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def whole_weights(module: nn.Module) -> dict[str, Tensor]:
@@ -140,7 +186,20 @@ SHARDS = Store(save_sharded, load_sharded)
 
 def whole_states(folder: Path) -> list[Path]:
     """The folders of whole states in the folder of a run, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
+    return [path for path in _states(folder) if (path / "state.json").is_file()]
+
+
+def remove_halves(folder: Path) -> None:
+    """Remove what a run that was killed while it saved has left: states half written, or half removed."""
+    for path in [*folder.glob(".step-*.part"), *_states(folder)]:
+        if path.name.startswith(".") or not (path / "state.json").exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _states(folder: Path) -> list[Path]:
+    """The folders of states, whole or not, in the order of their steps."""
+    found = {path: re.fullmatch(r"step-(\d{6,9})", path.name) for path in folder.glob("step-*") if path.is_dir()}
+    return sorted((path for path, name in found.items() if name), key=lambda path: int(path.name[5:]))
 
 
 @contextlib.contextmanager

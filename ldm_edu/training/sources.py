@@ -23,7 +23,7 @@ from ldm_edu.kernels.precision import autocast
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.clip import TextEncoder
 from ldm_edu.tokenizer import Tokenizer
-from ldm_edu.training.cache import fingerprint, tensor_bytes
+from ldm_edu.training.fingerprints import checksum, latent_fingerprint, tensor_bytes
 from ldm_edu.training.phrases import Phrases
 from ldm_edu.training.tasks import DiffusionBatch, Pictures
 
@@ -138,7 +138,8 @@ def encode_all(model: AutoencoderKL, captioned: Captioned) -> Tensor:
 
 
 def cached_latents(model: AutoencoderKL, captioned: Captioned, path: Path) -> Tensor:
-    """`encode_all`, kept in a file: a resumed run reads it, and it is made anew when weights or pictures have changed.
+    """`encode_all`, kept in a file: a resumed run reads it, and it is made anew when weights or pictures have changed,
+    or the file has.
 
     Raises
     ------
@@ -147,13 +148,15 @@ def cached_latents(model: AutoencoderKL, captioned: Captioned, path: Path) -> Te
     """
     pictures = captioned.rgba if captioned.rgba is not None else captioned.drawn
     assert pictures is not None
-    made_from = digest([fingerprint(model), tensor_bytes(pictures), tensor_bytes(captioned.colours)])
-    if path.exists():
+    made_from = digest([latent_fingerprint(model), tensor_bytes(pictures), tensor_bytes(captioned.colours)])
+    if path.is_file():
         with contextlib.suppress(safetensors.SafetensorError), safetensors.safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("made_from") == made_from:
-                return file.get_tensor("latents")
+            latents = file.get_tensor("latents")
+            if file.metadata() == {"made_from": made_from, "checksum": checksum({"latents": latents})}:
+                return latents
     latents = encode_all(model, captioned).contiguous()
-    write = partial(safetensors.torch.save_file, {"latents": latents}, metadata={"made_from": made_from})
+    told = {"made_from": made_from, "checksum": checksum({"latents": latents})}
+    write = partial(safetensors.torch.save_file, {"latents": latents}, metadata=told)
     atomic_write(path, write)
     return latents
 

@@ -14,7 +14,7 @@ from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.classifier import Classifier
 from ldm_edu.models.clip import CLIP, MAX_LOGIT_SCALE
 from ldm_edu.models.discriminator import PatchDiscriminator
-from ldm_edu.models.unet import UNet
+from ldm_edu.models.network import Network
 from ldm_edu.prediction import network_input, target
 from ldm_edu.schedule import NoiseSchedule, add_noise
 from ldm_edu.training.ema import Ema
@@ -257,7 +257,7 @@ class DiffusionTask(BaseTask):
 
     def __init__(
         self,
-        model: UNet,
+        model: Network,
         schedule: NoiseSchedule,
         prediction: Prediction,
         batches: Callable[[torch.Generator, int, float], DiffusionBatch],

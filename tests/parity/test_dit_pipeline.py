@@ -15,7 +15,7 @@ from ldm_edu.families.dit import DIT_XL2, DIT_XL2_512, PRESETS, TOY_DIT, DiTPres
 from ldm_edu.guidance import cfg
 from ldm_edu.model import LatentDiffusion
 from ldm_edu.samplers import ddim
-from ldm_edu.schedule import levels
+from ldm_edu.schedule import levels_at
 from ldm_edu.weights.errors import CheckpointError
 
 diffusers = pytest.importorskip("diffusers")
@@ -60,7 +60,7 @@ def test_the_pictures_of_diffusers_pipeline(model: LatentDiffusion, folder: Path
     wanted = pipeline(labels, num_inference_steps=4, generator=rng, output_type="pt").images
 
     noise = torch.randn(2, *model.latent_shape(), generator=torch.Generator().manual_seed(3))
-    some = levels(model.schedule, 4, "leading", final="first")
+    some = levels_at(model.schedule, pipeline.scheduler.timesteps.double())
     guided = cfg(model.denoiser(model.condition(labels), some), model.denoiser(model.condition([""]), some), 4.0)
     *_, last = ddim(guided, noise, some)
     assert wanted.std() > 0.1

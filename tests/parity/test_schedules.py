@@ -4,6 +4,8 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers import AysSchedules
+from scipy.stats import beta
 
 from ldm_edu.config import Spacing
 from ldm_edu.prediction import target
@@ -72,6 +74,29 @@ def test_karras(steps: int) -> None:
     torch.testing.assert_close(torch.stack([level.ratio for level in run]), theirs.sigmas.double(), rtol=2e-5, atol=0)
     # between two whole times theirs interpolates log sigma, though sigma itself to get there: ours always the latter
     np.testing.assert_allclose(times(scaled_linear(), steps, "karras"), theirs.timesteps.numpy(), atol=0.1)
+
+
+@pytest.mark.parametrize("steps", [5, 10, 50])
+def test_exponential(steps: int) -> None:
+    theirs = diffusers.EulerDiscreteScheduler(**STABLE_DIFFUSION, use_exponential_sigmas=True)
+    theirs.set_timesteps(steps)
+    run = levels(scaled_linear(), steps, "exponential")
+    torch.testing.assert_close(torch.stack([level.ratio for level in run]), theirs.sigmas.double(), rtol=2e-5, atol=0)
+
+
+@pytest.mark.parametrize("spacing, name", [("align_your_steps", ""), ("align_your_steps_xl", "XL")])
+def test_align_your_steps(spacing: Spacing, name: str) -> None:
+    """Their table is of the same ten steps, rounded to three places."""
+    run = levels(scaled_linear(), 10, spacing)
+    assert times(scaled_linear(), 10, spacing) == pytest.approx(AysSchedules[f"StableDiffusion{name}Timesteps"])
+    ratios = [float(level.ratio) for level in run]
+    assert ratios == pytest.approx(AysSchedules[f"StableDiffusion{name}Sigmas"], abs=0.005)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 20, 1000])
+def test_beta_quantiles(steps: int) -> None:
+    shares = 1 - np.arange(steps) / steps
+    np.testing.assert_allclose(times(scaled_linear(), steps, "beta"), 999 * beta.ppf(shares, 0.6, 0.6), atol=1e-6)
 
 
 def test_the_times_of_the_reference_solver_are_trailing_to_one() -> None:

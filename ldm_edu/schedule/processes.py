@@ -1,82 +1,12 @@
-"""How much noise at what time: the forward process, and the noise levels at which a sampler stops.
-
-A noisy sample is ``x_t = alpha * x0 + sigma * eps``. Everything here is computed in float64; samplers multiply by 0-d
-tensors or plain numbers, which leave the type and the device of a sample as they are.
-"""
+"""How much noise at what time: variance-preserving chains, rectified flow and EDM."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal, Protocol, SupportsIndex
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
-from ldm_edu.config import ScheduleConfig, Spacing
-
-Final = Literal["zero", "first"]
-
-
-@dataclass(frozen=True)
-class Level:
-    """One noise level: ``x_t = alpha * x0 + sigma * eps``.
-
-    ``t`` is the time that a network is told, ``alpha`` and ``sigma`` the two factors; all 0-d (a sampler's step) or
-    (B,) (a training batch, one level a picture).
-    """
-
-    t: Tensor
-    alpha: Tensor
-    sigma: Tensor
-
-    @property
-    def snr(self) -> Tensor:
-        """Signal-to-noise ratio, (alpha / sigma) ** 2; infinite at the clean end (Kingma et al. 2021, equation 2)."""
-        return (self.alpha / self.sigma) ** 2
-
-    @property
-    def log_snr(self) -> Tensor:
-        """Half the logarithm of the SNR, log(alpha / sigma): lambda of Lu et al. 2022, the solvers' own time."""
-        return torch.log(self.alpha / self.sigma)
-
-    @property
-    def ratio(self) -> Tensor:
-        """Noise over signal, sigma / alpha: what Karras et al. 2022 call sigma."""
-        return self.sigma / self.alpha
-
-    @property
-    def factors(self) -> tuple[float, float]:
-        """``alpha`` and ``sigma`` of a 0-d level as plain numbers, whose arithmetic costs a tenth of tensors'."""
-        return float(self.alpha), float(self.sigma)
-
-    def to(self, device: torch.device | str) -> "Level":
-        """The same level on another device."""
-        return Level(self.t.to(device), self.alpha.to(device), self.sigma.to(device))
-
-
-class NoiseSchedule(Protocol):
-    """A forward process: which level belongs to a time.
-
-    ``first`` and ``last`` are the cleanest and the noisiest time of training, ``steps`` the number of whole times from
-    one to the other.
-    """
-
-    @property
-    def steps(self) -> int: ...
-
-    @property
-    def first(self) -> int: ...
-
-    @property
-    def last(self) -> int: ...
-
-    def level(self, t: Tensor | float) -> Level:
-        """The level at time ``t``, 0-d or (B,)."""
-        ...
-
-    def clean(self) -> Level:
-        """The level without noise: alpha 1, sigma 0."""
-        ...
+from ldm_edu.config import ScheduleConfig
+from ldm_edu.schedule.level import Level, NoiseSchedule
 
 
 class VariancePreserving:
@@ -133,14 +63,14 @@ class VariancePreserving:
         above = torch.where(weight > 0, weight * ratios[low + 1], 0.0)  # 0 times an infinite ratio is 0 here
         ratio = (1 - weight) * ratios[low] + above
         alpha = 1 / (1 + ratio**2).sqrt()
-        return Level(t, alpha, torch.where(ratio.isinf(), 1.0, ratio * alpha))
+        return Level(t, alpha, torch.where(ratio.isinf(), 1.0, ratio * alpha), self)
 
     def clean(self) -> Level:
         """alpha_bar = 1: one step before time 0, hence at time -1."""
-        return Level(*torch.tensor([-1.0, 1.0, 0.0], dtype=torch.float64))
+        return Level(*torch.tensor([-1.0, 1.0, 0.0], dtype=torch.float64), self)
 
     def time(self, ratio: Tensor) -> Tensor:
-        """The time at which sigma / alpha is ``ratio`` (N,): the inverse of `level`."""
+        """The time at which sigma / alpha is ``ratio``, 0-d or (N,): the inverse of `level`, or the nearest time."""
         high = torch.searchsorted(self.ratios, ratio).clamp(1, self.last)
         below, above = self.ratios[high - 1], self.ratios[high]
         return (high - 1 + (ratio - below) / (above - below)).clamp(0, self.last)
@@ -181,7 +111,11 @@ class RectifiedFlow:
         """
         u = _times(t, self.last) / self.steps
         sigma = self.shift * u / (1 + (self.shift - 1) * u)
-        return Level(self.steps * sigma, 1 - sigma, sigma)
+        return Level(self.steps * sigma, 1 - sigma, sigma, self)
+
+    def time(self, ratio: Tensor) -> Tensor:
+        """The uniform time at which sigma / (1 - sigma) is ``ratio``, 0-d or (N,): the inverse of `level`."""
+        return self.steps / (1 + self.shift / ratio)
 
     def clean(self) -> Level:
         """Time 0."""
@@ -225,11 +159,16 @@ class EDM:
         """
         low, high = self.ends
         sigma = (low + _times(t, self.last) / self.last * (high - low)) ** self.rho
-        return Level(sigma.log() / 4, torch.ones_like(sigma), sigma)
+        return Level(sigma.log() / 4, torch.ones_like(sigma), sigma, self)
+
+    def time(self, ratio: Tensor) -> Tensor:
+        """The time at which sigma is ``ratio``, 0-d or (N,), the inverse of `level`; the nearest one if it never is."""
+        low, high = self.ends
+        return ((ratio ** (1 / self.rho) - low) / (high - low)).clamp(0, 1) * self.last
 
     def clean(self) -> Level:
         """sigma = 0, at the network's time minus infinity."""
-        return Level(*torch.tensor([-math.inf, 1.0, 0.0], dtype=torch.float64))
+        return Level(*torch.tensor([-math.inf, 1.0, 0.0], dtype=torch.float64), self)
 
 
 def linear(steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> VariancePreserving:
@@ -307,105 +246,6 @@ def make_schedule(config: ScheduleConfig) -> NoiseSchedule:
                 f"no schedule is called {config.kind!r}; choose linear, scaled_linear, cosine, flow or edm"
             )
     return zero_terminal_snr(chain) if config.rescale_betas_zero_snr else chain
-
-
-def levels(schedule: NoiseSchedule, steps: int, spacing: Spacing = "trailing", final: Final = "zero") -> list[Level]:
-    """The levels of a run of ``steps`` steps, from the noisiest down: ``steps + 1`` of them, the last is its end.
-
-    Spacings (Lin et al. 2023, table 2), for a schedule of 1000 times and 50 steps:
-
-    - ``trailing``: 999, 979 ... 19. Starts at the noisiest time, where pure noise belongs: the default.
-    - ``leading``: 981, 961 ... 1, the original DDIM and PLMS of Stable Diffusion. It starts below the noisiest time
-      (5 steps: at 801; 1 step: at 1) although the sample it is given is pure noise.
-    - ``linspace``: 999 ... 0 in equal, fractional strides, both ends included.
-    - ``karras``: from the noisiest to the cleanest time in equal strides of (sigma / alpha) ** (1 / 7) (Karras et al.
-      2022, equation 5).
-
-    The end is, by ``final``:
-
-    - ``zero``: no noise at all, so that the last ``x`` is the last estimate of x0. The default, since it is right for
-      every sampler and schedule.
-    - ``first``: the level of the cleanest time of training, alpha_bar_0. The original DDIM and PLMS stop there, and
-      their pictures keep 3 % of noise.
-
-    Raises
-    ------
-    ValueError
-        if ``steps`` is not a whole number from 1 to ``schedule.steps``, or the spacing does not fit the schedule.
-    """
-    if isinstance(steps, bool) or not isinstance(steps, SupportsIndex) or not 1 <= steps <= schedule.steps:
-        raise ValueError(
-            f"steps={steps!r} must be a whole number from 1 to {schedule.steps}, the number of steps the model was "
-            "trained with; 20 to 50 are usual"
-        )
-    return levels_at(schedule, _spaced(schedule, int(steps), spacing), final)
-
-
-def levels_at(schedule: NoiseSchedule, times: Tensor, final: Final = "zero") -> list[Level]:
-    """The levels of a run that stops at the given ``times`` (N,), falling; and its end (see `levels`).
-
-    Raises
-    ------
-    ValueError
-        if the times do not fall, or lie outside the schedule.
-    """
-    times = torch.as_tensor(times, dtype=torch.float64)
-    if (times.diff() >= 0).any():
-        raise ValueError(f"the times of a run must fall from noise to data, not {times.tolist()}")
-    end = {"zero": schedule.clean, "first": lambda: schedule.level(schedule.first)}
-    if final not in end:
-        raise ValueError(f"final={final!r} must be 'zero' or 'first'")
-    run = schedule.level(times)
-    return [*map(Level, run.t, run.alpha, run.sigma), end[final]()]
-
-
-def add_noise(x0: Tensor, eps: Tensor, level: Level) -> Tensor:
-    """The noisy sample alpha * x0 + sigma * eps (Ho et al. 2020, equation 4, in closed form).
-
-    ``x0`` and ``eps`` are (B, ...), ``level`` 0-d or (B,); the result is like ``x0``.
-    """
-    return per_picture(level.alpha, x0) * x0 + per_picture(level.sigma, x0) * eps
-
-
-def pure_noise(noise: Tensor, level: Level) -> Tensor:
-    """A sample at ``level``, which is 0-d, of data nobody knows: noise (B, ...) with their standard deviation.
-
-    Clean samples have variance 1, and noisy ones alpha^2 + sigma^2: 1 where a schedule preserves the variance.
-    """
-    return torch.hypot(level.alpha, level.sigma) * noise
-
-
-def per_picture(value: Tensor, like: Tensor) -> Tensor:
-    """A factor of a level in the shape to multiply a batch with: 0-d stays, (B,) becomes (B, 1, ..., 1) as ``like``."""
-    if value.ndim == 0:
-        return value
-    ones = " ".join("1" for _ in like.shape[1:])
-    return rearrange(value.to(like), f"b -> b {ones}")
-
-
-def _spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing) -> Tensor:
-    """The times of a run (steps,), falling."""
-    i = torch.arange(steps, dtype=torch.float64)
-    match spacing:
-        case "trailing":  # counted in whole numbers: strides of a fraction, added up, may make one time too many
-            return schedule.last - schedule.steps + torch.round(schedule.steps * (steps - i) / steps)
-        case "leading":
-            stride = schedule.steps // steps
-            start = min(1, schedule.last - stride * (steps - 1))  # 0 where 1 would run past the last time (1000 steps)
-            return start + stride * i.flip(0)
-        case "linspace":
-            return torch.linspace(schedule.last, schedule.first, steps, dtype=torch.float64)
-        case "karras":
-            if not isinstance(schedule, VariancePreserving) or schedule.ratios[-1].isinf():
-                raise ValueError(
-                    "karras spacing needs a VariancePreserving schedule with a signal at every time: it divides sigma "
-                    "/ alpha, which is infinite where a rectified flow or a zero-SNR schedule starts; use trailing "
-                    "spacing, or linspace"
-                )
-            ends = schedule.ratios[[schedule.last, schedule.first]] ** (1 / 7)
-            ratios = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, steps, dtype=torch.float64)) ** 7
-            return schedule.time(ratios)
-    raise ValueError(f"no spacing is called {spacing!r}; choose trailing, leading, linspace or karras")
 
 
 def _from_betas(betas: Tensor) -> VariancePreserving:
