@@ -38,6 +38,7 @@ LEVELS = {
     "ldm_edu.layouts": 5,
     "ldm_edu.samplers": 5,
     "ldm_edu.families": 6,
+    "ldm_edu.adapters": 8,
     "ldm_edu.build": 7,
     "ldm_edu.checkpoint": 7,
     "ldm_edu.counts": 8,

@@ -1,6 +1,6 @@
 """``ldm-edu generate``: prompts, and a picture to start from, to pictures; and a film of how they came about."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import groupby
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import ldm_edu
-from ldm_edu.cli.album import Order, captions, check_places, save_pictures
 from ldm_edu.cli.convert import Weights
 from ldm_edu.cli.edits import by_instruction, make_edit, parse_size
+from ldm_edu.cli.output import Order, captions, check_places, save_pictures
 from ldm_edu.config import SamplerName, Spacing
 
 if TYPE_CHECKING:
@@ -70,6 +70,10 @@ def generate(
         float | None,
         typer.Option(help="How strongly a model that edits by instruction keeps to --init; left out: 1.5."),
     ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:SCALE]", help="What changes the model from outside; may be given several times."),
+    ] = None,
     dtype: Annotated[Dtype, typer.Option(help="bfloat16 takes half the memory; float16 needs a GPU.")] = "float32",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; left out: a GPU where there is one.")] = None,
     tile: Annotated[
@@ -103,7 +107,7 @@ def generate(
     from ldm_edu.pictures import save_gif, sheet
     from ldm_edu.samplers import SAMPLERS
 
-    pipeline = load(model, device, dtype, copy)
+    pipeline = load(model, device, dtype, copy, adapters=adapter or ())
     if tile is not None:
         pipeline.codec.check_tile(tile)
     different = list(dict.fromkeys([*prompts, negative]))
@@ -129,6 +133,8 @@ def generate(
     settings = {"model": model, "weights": weights.result(), **said, "size": "{}x{}".format(*frames[-1][0].size)}
     if copy is not None:
         settings["copy"] = copy
+    if adapter:
+        settings["adapters"] = ", ".join(adapter)
     if edit is not None:
         given = {"init": init, "strength": edit.strength, "mask": mask, "outpaint": outpaint}
         given |= {"image_guidance": edit.image_guidance} if by_instruction(pipeline) else {}
@@ -142,7 +148,12 @@ def generate(
 
 
 def load(
-    model: str, device: str | None = None, dtype: Dtype = "float32", copy: Literal["ema", "last"] | None = None
+    model: str,
+    device: str | None = None,
+    dtype: Dtype = "float32",
+    copy: Literal["ema", "last"] | None = None,
+    *,
+    adapters: Sequence[str] = (),
 ) -> "LatentDiffusion":
     """A checkpoint by name, folder or file, to draw with; on the GPU where there is one and no other device is named.
 
@@ -153,6 +164,7 @@ def load(
     """
     import torch
 
+    from ldm_edu.adapters import attach
     from ldm_edu.model import LatentDiffusion
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -164,7 +176,23 @@ def load(
         ) from error
     if dtype == "float16" and torch.device(place).type == "cpu":
         raise ValueError("--dtype float16 is many times slower on a CPU than float32; take bfloat16, of the same size")
-    return LatentDiffusion.from_pretrained(model, weights=copy, device=place, dtype=getattr(torch, dtype)).pack()
+    pipeline = LatentDiffusion.from_pretrained(model, weights=copy, device=place, dtype=getattr(torch, dtype))
+    for named in adapters:
+        attach(pipeline, *_file_and_scale(named))
+    return pipeline.pack()
+
+
+def _file_and_scale(named: str) -> tuple[str, float]:
+    """``FILE`` or ``FILE:SCALE``; a colon that no number follows belongs to the name.
+
+    >>> _file_and_scale("style.safetensors:0.8"), _file_and_scale("C:\\style.safetensors")
+    (('style.safetensors', 0.8), ('C:\\style.safetensors', 1.0))
+    """
+    file, colon, scale = named.rpartition(":")
+    try:
+        return (file, float(scale)) if colon else (named, 1.0)
+    except ValueError:
+        return named, 1.0
 
 
 @contextmanager

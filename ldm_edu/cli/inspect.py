@@ -23,7 +23,7 @@ def inspect(
 
     Of a checkpoint: which model it is, and what is missing or unexpected in it; status 1 if it cannot be loaded.
     """
-    from ldm_edu.cli.look import find_classifier, look, look_at_classifier
+    from ldm_edu.cli.describe import describe, describe_classifier, find_classifier
     from ldm_edu.counts import parameter_counts
     from ldm_edu.families import PRESETS
 
@@ -34,7 +34,7 @@ def inspect(
         typer.echo("\n".join(_drawn(Path(model))))
         return
     if (classifier := find_classifier(model)) is not None:
-        typer.echo("\n".join(look_at_classifier(classifier)))
+        typer.echo("\n".join(describe_classifier(classifier)))
         return
     if model in PRESETS or (Path(model) / "config.json").is_file():
         preset = find_preset(model)
@@ -47,7 +47,7 @@ def inspect(
             f"{model!r} is neither a preset ({', '.join(PRESETS)}) nor a checkpoint; the shipped ones lie in "
             f"{checkpoints_dir()}."
         )
-    lines, loadable = look(model, weights)
+    lines, loadable = describe(model, weights)
     typer.echo("\n".join(lines))
     if not loadable:
         raise typer.Exit(1)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ldm_edu.cli.album import check_suffix
 from ldm_edu.cli.generate import BATCH, MAX_SEED, load
 from ldm_edu.cli.inspect import find_preset
+from ldm_edu.cli.output import check_suffix
 from ldm_edu.config import SamplerName
 from ldm_edu.files import check_writable
 

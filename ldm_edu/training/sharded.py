@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -122,15 +123,19 @@ def load_sharded(task: Task, folder: Path) -> int:
         return 0
     path = states[-1]
     remedy = (
-        f"remove that folder to go on from the state before, {states[0].name}"
+        f"remove that folder to go on from the state before, {states[-2].name}"
         if len(states) > 1
         else ("remove that folder to start anew")
     )
     try:
         step = _check_files(path)
         tensors, reader = state_tensors(task), HuggingFaceStorageReader(str(path))
-        found = reader.read_metadata().state_dict_metadata.items()
-        check_kinds({name: (tuple(there.size), there.properties.dtype) for name, there in found}, kinds(tensors))
+        found = {
+            name: (tuple(there.size), there.properties.dtype)
+            for name, there in reader.read_metadata().state_dict_metadata.items()
+            if isinstance(there, TensorStorageMetadata)
+        }
+        check_kinds(found, kinds(tensors))
         with _quiet():
             load(tensors, storage_reader=reader)
         check_values({name: local(tensor) for name, tensor in tensors.items()}, step)

@@ -20,7 +20,7 @@ FORMATS = {
 SHOWN = 8  # names of a kind; the rest is counted
 
 
-def look(name: str, weights: "Weights | None" = None) -> tuple[list[str], bool]:
+def describe(name: str, weights: "Weights | None" = None) -> tuple[list[str], bool]:
     """What a checkpoint is, as lines, and whether it can be loaded.
 
     Raises
@@ -28,6 +28,7 @@ def look(name: str, weights: "Weights | None" = None) -> tuple[list[str], bool]:
     CheckpointError
         if there is none, or it is damaged.
     """
+    from ldm_edu.adapters import kind_of_adapter
     from ldm_edu.checkpoint.find import find_checkpoint
     from ldm_edu.checkpoint.open import open_checkpoint
     from ldm_edu.checkpoint.single_file import copies
@@ -38,6 +39,8 @@ def look(name: str, weights: "Weights | None" = None) -> tuple[list[str], bool]:
     if path.is_dir():
         return _loadable(open_checkpoint(path, weights=weights))
     file = open_weights(path)
+    if (adapter := kind_of_adapter(file)) is not None:
+        return [f"{path}: {adapter.title}", *adapter.describe(file)], True
     both = copies(file.tensors) if weights is None else []
     try:
         if len(both) < 2:
@@ -53,7 +56,7 @@ def find_classifier(name: str) -> Path | None:
     return next((folder for folder in folders if _is_of_classifier(folder)), None)
 
 
-def look_at_classifier(folder: Path) -> list[str]:
+def describe_classifier(folder: Path) -> list[str]:
     """What a classifier tells apart, and how large it is, as lines.
 
     Raises
