@@ -59,6 +59,7 @@ class Edit:
     mask : (1 or B, 1, H, W), 1 where the picture is painted, 0 where it stays, between the two for an edge that blends
         (see `paste` and `inpaint`). None: all may change.
     image_guidance : how strongly a model that edits by instruction keeps to the picture; other models do not ask.
+    depth : (1 or B, 1, H, W), larger where the scene is nearer, in any unit; for a model that reads depths.
 
     Raises
     ------
@@ -70,6 +71,7 @@ class Edit:
     strength: float | None = None
     mask: Tensor | None = None
     image_guidance: float = 1.5
+    depth: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.picture.ndim != 4:
@@ -80,6 +82,10 @@ class Edit:
             first_step(1, self.strength)
         if self.mask is not None:
             _check_mask(self.mask, self.size, len(self.picture))
+        if self.depth is not None and (self.depth.ndim, *self.depth.shape[1:]) != (4, 1, *self.size):
+            raise ValueError(
+                f"expected depths (1 or B, 1, {self.size[0]}, {self.size[1]}), not {tuple(self.depth.shape)}"
+            )
 
     @staticmethod
     def outpaint(
@@ -153,7 +159,7 @@ def begin(edit: Edit | None, noise: Tensor, run: Sequence[Level], model: Edited)
 
     By ``model.beside``, what the network reads besides the sample: nothing; a mask, for a network that was trained to
     fill in what a mask hides, and draws by filling in the whole; a picture, for a network that edits by instruction and
-    can do nothing else.
+    can do nothing else; a map of depths, for a network that keeps to it.
 
     Parameters
     ----------
@@ -166,16 +172,20 @@ def begin(edit: Edit | None, noise: Tensor, run: Sequence[Level], model: Edited)
         if the network takes other channels, lacks a picture, or pictures or masks are not as many as the seeds.
     """
     channels, beside, codec = noise.shape[1], model.beside, model.codec
-    if beside not in ("nothing", "mask", "picture"):
+    if beside not in ("nothing", "mask", "picture", "depth"):
         raise ValueError(f"this network reads {beside!r} besides the sample, which pictures cannot be edited with yet")
     if edit is None:
         if beside == "nothing":
             return Start(pure_noise(noise, run[0]), list(run))
         if beside == "picture":
             raise ValueError("this model edits pictures: give it one, edit=Edit(picture), or --init FILE")
+        if beside == "depth":
+            raise ValueError("this model reads depths: give it a picture and its depths, edit=Edit(picture, depth=map)")
         edit = Edit(noise.new_zeros(1, 3, *(side * codec.factor for side in noise.shape[2:])), strength=1.0)
     if len(edit.picture) not in (1, len(noise)):
         raise ValueError(f"{len(edit.picture)} pictures to edit and {len(noise)} seeds: give one each, or one picture")
+    if (edit.depth is None) == (beside == "depth"):
+        raise ValueError("depths belong to a model that reads them, as sd2_depth: give both, or neither")
     if edit.mask is not None and len(edit.mask) not in (1, len(noise)):
         raise ValueError(f"{len(edit.mask)} masks and {len(noise)} seeds: give one each, or one mask")
 
@@ -198,7 +208,16 @@ def begin(edit: Edit | None, noise: Tensor, run: Sequence[Level], model: Edited)
     keep = None if hidden is None else (known, hidden)
     if beside == "picture":
         return Start(x, left, codec.unscaled(known), keep, edit.image_guidance)
+    if edit.depth is not None:
+        return Start(x, left, depth_map(edit.depth, codec.factor).to(noise), keep)
     return Start(x, left, None, keep)
+
+
+def depth_map(depth: Tensor, factor: int) -> Tensor:
+    """Depths (B, 1, H, W) in any unit as a network reads them: (B, 1, H/f, W/f), each map from -1, far, to 1, near."""
+    small = F.interpolate(depth.float(), scale_factor=1 / factor, mode="bicubic")  # (B, 1, h, w)
+    low, high = small.amin(dim=(1, 2, 3), keepdim=True), small.amax(dim=(1, 2, 3), keepdim=True)
+    return 2 * (small - low) / (high - low).clamp(min=torch.finfo(small.dtype).tiny) - 1
 
 
 def first_step(steps: int, strength: float) -> int:

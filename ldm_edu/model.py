@@ -39,7 +39,7 @@ from ldm_edu.checkpoint.fill import Weights, fill
 from ldm_edu.checkpoint.io import save_checkpoint
 from ldm_edu.checkpoint.open import open_checkpoint
 from ldm_edu.condition import Conditioning, refuse_one
-from ldm_edu.config import Beside, Preset, Spacing
+from ldm_edu.config import Beside, Prediction, Preset, Spacing
 from ldm_edu.denoise import NetworkDenoiser
 from ldm_edu.editing import Edit, begin
 from ldm_edu.families import family_of
@@ -83,6 +83,7 @@ class LatentDiffusion:
         *,
         preset: Preset | None = None,
         weights: Weights | None = None,
+        prediction: Prediction | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "LatentDiffusion":
@@ -98,8 +99,11 @@ class LatentDiffusion:
             the model that is expected; None: told from the config, or from the file.
         weights
             which copy of the U-Net, where a file has two: "ema", averaged over training; "last", as it ended.
+        prediction
+            what the network predicts, where neither a folder nor a file says so; None: as `Checkpoint.notes` say.
         device, dtype
-            where the networks run, and in which type. Never float16 on a CPU: it is many times slower there.
+            where the networks run, and in which type. Never float16 on a CPU: it is many times slower there. A network
+            that overflows in float16, as SDXL's autoencoder, is float32 then.
 
         Weights that are stored in ``dtype`` are used where they lie, in the file: do not overwrite it meanwhile (the
         package never does: it writes beside and renames).
@@ -109,11 +113,11 @@ class LatentDiffusion:
         CheckpointError
             if there is none of that name, or it is damaged, incomplete, another model's, or asks to run a program.
         """
-        found = open_checkpoint(name, preset=preset, weights=weights)
+        found = open_checkpoint(name, preset=preset, weights=weights, prediction=prediction)
         found.check()
         parts = build_on_meta(found.preset)
         for part, module in parts.items():  # one after another: the next is read when this one is in its place
-            fill(module, found.parts[part], dtype=dtype)
+            fill(module, found.parts[part], dtype=_type_of(found.preset, part, dtype))
             module.to(device)
         return cls(found.preset, parts)
 
@@ -132,8 +136,8 @@ class LatentDiffusion:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "LatentDiffusion":
         """Move or convert all networks in place, as `torch.nn.Module.to` does; returns the model itself."""
-        for module in self.networks.values():
-            module.to(device=device, dtype=dtype)
+        for part, module in self.networks.items():
+            module.to(device=device, dtype=dtype and _type_of(self.preset, part, dtype))
         return self
 
     def pack(self) -> "LatentDiffusion":
@@ -340,3 +344,9 @@ class LatentDiffusion:
     def beside(self) -> Beside:
         """What the network reads besides the noisy sample: a mask, a picture (see `ldm_edu.editing`)."""
         return self.preset.beside
+
+
+def _type_of(preset: Preset, part: str, dtype: torch.dtype) -> torch.dtype:
+    """The type in which a network runs where ``dtype`` is wanted."""
+    fits = next(each.float16 for each in family_of(preset).parts if each.name == part)
+    return torch.float32 if dtype == torch.float16 and not fits else dtype

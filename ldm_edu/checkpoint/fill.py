@@ -86,6 +86,7 @@ class Checkpoint:
     parts: Mapping[str, StoredPart]
     ignored: list[str] = field(default_factory=list)  # known by name, and not needed to draw
     unknown: list[str] = field(default_factory=list)  # outside every network, and not known: not needed either
+    notes: list[str] = field(default_factory=list)  # what was assumed of the model, a sentence each
 
     def check(self) -> None:
         """All parts are whole.

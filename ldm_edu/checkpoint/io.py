@@ -17,6 +17,7 @@ from torch import Tensor
 from ldm_edu.config import Preset, from_dict, to_dict
 from ldm_edu.families import FAMILIES, PRESETS, family_named, family_of
 from ldm_edu.files import atomic_write_all
+from ldm_edu.layouts.clip import current_name
 from ldm_edu.weights.errors import CheckpointError, hint_of_pickles, listed
 from ldm_edu.weights.files import Tensors, read_file, save_file
 
@@ -136,7 +137,7 @@ def preset_from(values: dict[str, Any]) -> Preset:
 
 
 def load_tensors(folder: Path, part: str, *, dtype: torch.dtype = torch.float32) -> Tensors:
-    """All tensors of one part of a checkpoint folder, the floating ones as ``dtype``.
+    """All tensors of one part of a checkpoint folder, the floating ones as ``dtype``, by the names that we use today.
 
     Raises
     ------
@@ -148,7 +149,7 @@ def load_tensors(folder: Path, part: str, *, dtype: torch.dtype = torch.float32)
         shard = read_file(path, dtype=dtype)
         if twice := sorted(tensors.keys() & shard.keys()):
             raise CheckpointError(f"{path} repeats {twice[0]} of another file; remove this part and copy it anew.")
-        tensors |= shard
+        tensors |= {current_name(name): tensor for name, tensor in shard.items()}
     return tensors
 
 

@@ -9,18 +9,24 @@ from ldm_edu.checkpoint.fill import Checkpoint, Entry, StoredPart, Weights, pair
 from ldm_edu.checkpoint.find import find_checkpoint
 from ldm_edu.checkpoint.io import files_of, load_preset
 from ldm_edu.checkpoint.single_file import open_single_file
-from ldm_edu.config import Preset, to_dict
+from ldm_edu.config import Prediction, Preset, to_dict
 from ldm_edu.families import family_of
 from ldm_edu.weights.errors import CheckpointError, listed
 from ldm_edu.weights.mapped import open_weights
 
 
-def open_checkpoint(name: str | Path, *, preset: Preset | None = None, weights: Weights | None = None) -> Checkpoint:
+def open_checkpoint(
+    name: str | Path,
+    *,
+    preset: Preset | None = None,
+    weights: Weights | None = None,
+    prediction: Prediction | None = None,
+) -> Checkpoint:
     """Look into a checkpoint without reading its numbers.
 
     Parameters
     ----------
-    name, preset, weights
+    name, preset, weights, prediction
         as in `LatentDiffusion.from_pretrained`.
 
     Raises
@@ -30,11 +36,9 @@ def open_checkpoint(name: str | Path, *, preset: Preset | None = None, weights: 
         another question: `Checkpoint.check`.
     """
     path = find_checkpoint(name)
-    if path.is_file():
-        return open_single_file(path, preset, weights)
-    if is_of_diffusers(path):
-        return open_diffusers_folder(path, preset, weights)
-    return _open_ours(path, preset, weights)
+    opened = open_single_file if path.is_file() else open_diffusers_folder if is_of_diffusers(path) else _open_ours
+    found = opened(path, preset, weights)
+    return found if prediction is None else replace(found, preset=replace(found.preset, prediction=prediction))
 
 
 def loaded_files(path: Path, weights: Weights | None = None) -> list[Path]:

@@ -35,7 +35,8 @@ def open_single_file(path: Path, preset: Preset | None = None, weights: Weights 
         if the file is damaged, is another kind of model, or has two copies and none was named.
     """
     file = open_weights(path)
-    preset = preset or _noted_preset(file) or _recognised(file)
+    certain = preset or _noted_preset(file)
+    preset = certain or _recognised(file)
     family = family_of(preset)
     ignored = [name for name in file.tensors if _matches(name, family.ignored)]
     kept = [name for name in file.tensors if name not in set(ignored)]
@@ -60,7 +61,7 @@ def open_single_file(path: Path, preset: Preset | None = None, weights: Weights 
     other_copy = _network_prefix(family) if averaged else AVERAGED
     ignored += [name for name in kept if other_copy and name.startswith(other_copy)]
     unknown = sorted(set(kept) - set(used) - set(ignored))
-    return Checkpoint(path, "original", preset, parts, sorted(ignored), unknown)
+    return Checkpoint(path, "original", preset, parts, sorted(ignored), unknown, [] if certain else family.notes(file))
 
 
 def _prefix(part: Part, names: Iterable[str]) -> str:

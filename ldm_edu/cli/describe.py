@@ -101,6 +101,8 @@ def _loadable(found: "Checkpoint") -> tuple[list[str], bool]:
 def _report(found: "Checkpoint", parts: "dict[str, StoredPart]", ignored: list[str]) -> tuple[list[str], bool]:
     problems = list(_problems(found, parts))
     lines = [f"{found.path}: {found.preset.name}, {FORMATS[found.format]}", "", *_table(parts)]
+    if found.notes:
+        lines += ["", *found.notes]
     if ignored:
         lines += ["", f"left out, since drawing does not need it: {len(ignored)} tensors ({_some(ignored)})"]
     if found.unknown:

@@ -191,6 +191,7 @@ def read_folder(folder: Folder, *, refiner: bool = False) -> SDXLPreset | None:
         zeros=bool(zeros),
         schedule=schedule,
         prediction=prediction,
+        defaults={"edm": PLAYGROUND25, "edm_v": COSXL}.get(prediction, SDXL).defaults,
     )
     for known in (SDXL_REFINER, *PRESETS):
         if dataclasses.replace(found, name=known.name, size=known.size, defaults=known.defaults) == known:

@@ -15,8 +15,12 @@ from ldm_edu.layouts.pair import Format, Json, Layout, Pair, both, listed_pairs
 from ldm_edu.layouts.settings import refuse, refuse_unusual
 from ldm_edu.models.clip import CLIP, TextEncoder, VisionEncoder
 
-_MAPS = ("to_q", "to_k", "to_v", "to_out")
-_BEFORE = ("query", "key", "value", "out")  # the four maps in files of earlier versions of ldm-edu
+_BEFORE = {  # the four maps in files of earlier versions of ldm-edu
+    ".attention.query.": ".attention.to_q.",
+    ".attention.key.": ".attention.to_k.",
+    ".attention.value.": ".attention.to_v.",
+    ".attention.out.": ".attention.to_out.",
+}
 _LAYER = {  # ours: Hugging Face's
     "norm1": "layer_norm1",
     "attention.to_q": "self_attn.q_proj",
@@ -111,7 +115,9 @@ def _openai_blocks(theirs: str, config: TextConfig | VisionConfig) -> Iterator[P
     for i in range(config.layers):
         for ours, name in _BLOCK.items():
             yield from both(f"{theirs}.{i}.{name}", f"layers.{i}.{ours}")
-        for j, ours in enumerate(_MAPS[:3]):  # (3 D, D) and (3 D,): the rows of queries, of keys, of values
+        for j, ours in enumerate(
+            ("to_q", "to_k", "to_v")
+        ):  # (3 D, D) and (3 D,): the rows of queries, of keys, of values
             rows = slice(j * width, (j + 1) * width)
             for kind in ("weight", "bias"):
                 yield Pair(f"{theirs}.{i}.attn.in_proj_{kind}", f"layers.{i}.attention.{ours}.{kind}", rows=rows)
@@ -143,13 +149,19 @@ def _hf_layers(theirs: str, layers: int) -> Iterator[Pair]:
 
 def _own(pairs: Iterable[Pair], names: set[str]) -> Iterator[Pair]:
     """Our own names of the same tensors; files written before the maps were renamed hold the names of then."""
-    before = any(".attention.query." in name for name in names)
-    for pair in pairs:
-        theirs = pair.ours
-        if before:
-            for ours, name in zip(_MAPS, _BEFORE, strict=True):
-                theirs = theirs.replace(f".attention.{ours}.", f".attention.{name}.")
-        yield Pair(theirs, pair.ours)
+    spelling = {current_name(name): name for name in names}
+    return (Pair(spelling.get(pair.ours, pair.ours), pair.ours) for pair in pairs)
+
+
+def current_name(name: str) -> str:
+    """Our name today of a tensor in one of our own files, of whatever version.
+
+    >>> current_name("layers.0.attention.query.bias"), current_name("layers.0.mlp.up.bias")
+    ('layers.0.attention.to_q.bias', 'layers.0.mlp.up.bias')
+    """
+    for before, now in _BEFORE.items():
+        name = name.replace(before, now)
+    return name
 
 
 def _below(ours: str, pairs: Iterable[Pair]) -> Iterator[Pair]:
