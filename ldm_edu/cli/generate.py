@@ -140,9 +140,10 @@ def load(
     """
     import torch
 
+    from ldm_edu.device import default_device
     from ldm_edu.latent_diffusion import LatentDiffusion
 
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = device or default_device()
     try:
         torch.zeros(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
