@@ -18,6 +18,7 @@ from ldm_edu.cli.measure import bench, evaluate
 from ldm_edu.cli.plan import plan
 from ldm_edu.cli.train import train
 from ldm_edu.cli.verify import verify
+from ldm_edu.extras import extras
 
 app = typer.Typer(
     name="ldm-edu",
@@ -52,7 +53,8 @@ app.add_typer(bench, name="bench")
 def main() -> None:
     """Run the command line; what the user can put right ends in one sentence and exit status 2, not in a traceback."""
     try:
-        app(prog_name="ldm-edu")
+        with extras():
+            app(prog_name="ldm-edu")
     except (ValueError, OSError) as error:
         typer.echo(f"ldm-edu: {error}", err=True)
         sys.exit(2)

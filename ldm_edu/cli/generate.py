@@ -165,9 +165,10 @@ def load(
     import torch
 
     from ldm_edu.adapters import attach
+    from ldm_edu.device import default_device
     from ldm_edu.model import LatentDiffusion
 
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = device or default_device()
     try:
         torch.zeros(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -151,17 +151,15 @@ def _processes(state: Path, *, wandb: bool) -> "Iterator[Accelerator]":
     """The processes that were started together, their device and their trackers; ended however the run ends."""
     from importlib.util import find_spec
 
-    import torch
+    from ldm_edu.device import default_device
+    from ldm_edu.extras import need
 
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise ValueError("training on own pictures needs accelerate: pip install 'ldm-edu[train]'") from error
-    if wandb and find_spec("wandb") is None:
-        raise ValueError("--wandb needs the package wandb: pip install wandb, or leave it out")
+    accelerate = need("accelerate")
+    if wandb:
+        need("wandb")
     trackers = [*(["tensorboard"] if find_spec("tensorboard") else []), *(["wandb"] if wandb else [])]
-    cpu = not torch.cuda.is_available()
-    accelerator = Accelerator(cpu=cpu, mixed_precision="no", log_with=trackers, project_dir=state.parent)
+    cpu = default_device().type == "cpu"
+    accelerator = accelerate.Accelerator(cpu=cpu, mixed_precision="no", log_with=trackers, project_dir=state.parent)
     try:
         yield accelerator
     finally:

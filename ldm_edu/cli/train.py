@@ -77,13 +77,11 @@ def train(
         return
     only_with_data = {"parts": parts, "cache": cache, "size": size, "micro": micro, "precision": precision}
     _refuse_without_data(only_with_data | {"parallel": parallel != "ddp", "recompute": recompute, "wandb": wandb})
-    import torch
-
+    from ldm_edu.device import default_device
     from ldm_edu.training.guard import refuse_other_kind
 
     refuse_other_kind(folder / "training" / network, with_data=False)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    run = _run(network, preset, folder, device, perceptual=perceptual or "perceptual", start=start, **changes)
+    run = _run(network, preset, folder, default_device(), perceptual=perceptual or "perceptual", start=start, **changes)
     _train(run, network, preset, folder, save_every=save_every, sheet_every=sheet_every)
 
 

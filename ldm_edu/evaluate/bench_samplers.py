@@ -10,6 +10,7 @@ import torch
 from ldm_edu.config import Prediction
 from ldm_edu.evaluate.bench import OURS, time_in_turn
 from ldm_edu.evaluate.record import Figure, Section
+from ldm_edu.extras import need
 from ldm_edu.samplers import SAMPLERS, Rng, initial_noise
 from ldm_edu.schedule import levels, scaled_linear
 
@@ -36,7 +37,7 @@ def bench_samplers(*, steps: int, rounds: int, shape: tuple[int, int, int] = (4,
     ValueError
         if `diffusers` is not installed.
     """
-    import_diffusers()
+    need("diffusers")
     figures = []
     for name in SAMPLERS:
         actions = {OURS: _our_run(name, steps, shape), "diffusers": _their_run(name, steps, shape)}
@@ -58,22 +59,7 @@ def their_scheduler(name: str, prediction: Prediction = "eps", **options: Any) -
     kind, own = SCHEDULERS[name]
     betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     known = {} if name == "ipndm" else {**betas, "prediction_type": PREDICTION[prediction]}  # it has none of these
-    return getattr(import_diffusers(), kind)(**known, **own, **options)
-
-
-def import_diffusers() -> Any:
-    """The package `diffusers`.
-
-    Raises
-    ------
-    ValueError
-        if it is not installed.
-    """
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ValueError("this needs the package diffusers: pip install 'ldm-edu[test]'") from error
-    return diffusers
+    return getattr(need("diffusers"), kind)(**known, **own, **options)
 
 
 def _our_run(name: str, steps: int, shape: tuple[int, int, int]) -> Callable[[], None]:
