@@ -46,7 +46,9 @@ def generate(
         int, typer.Option(min=0, max=MAX_SEED, help="Of each prompt's first picture; the next ones count up.")
     ] = 0,
     count: Annotated[int, typer.Option(min=1, help="Pictures a prompt.")] = 1,
-    sampler: Annotated[SamplerName | None, typer.Option(help="The solver; left out: what suits the model.")] = None,
+    sampler: Annotated[
+        SamplerName | None, typer.Option(help="The solver; lms needs karras spacing; left out: what suits the model.")
+    ] = None,
     spacing: Annotated[
         Spacing | None,
         typer.Option(help="How the steps are spread over the noise levels; left out: what suits the model."),
@@ -92,7 +94,7 @@ def generate(
     how it was drawn: ldm-edu inspect FILE.png.
 
     In a prompt (word) and (word:1.3) count more, [word] and (word:0.5) less; \\( is the sign itself. A prompt longer
-    than the text encoder's window is read in several.
+    than the text encoder's window is read in several; BREAK starts the next one.
 
     Image to image: --init photo.png --strength 0.6. Inpainting: --init photo.png --mask mask.png, white where it is
     painted anew; the rest stays as it is. Outpainting: --init photo.png --outpaint 64.
@@ -105,6 +107,7 @@ def generate(
     shape = None if size is None else parse_size(size)
 
     from ldm_edu.pictures import save_gif, sheet
+    from ldm_edu.prompts import remarks
     from ldm_edu.samplers import SAMPLERS
 
     pipeline = load(model, device, dtype, copy, adapters=adapter or ())
@@ -125,6 +128,8 @@ def generate(
         "spacing": spacing or usual.spacing,
         "negative": negative,
     }
+    for sentence in remarks(prompts, negative, said["guidance"]):
+        typer.echo(f"ldm-edu: {sentence}", err=True)
     how = {**said, "sampler": SAMPLERS[said["sampler"]], "size": shape, "negative": negative and read[negative]}
     orders = [(prompt, seed + i) for prompt in prompts for i in range(count)]
     with ThreadPoolExecutor(1) as meanwhile, _memory(pipeline):
