@@ -50,6 +50,8 @@ class ClassifierRecipe:
     batch: int
     lr: float
     seed: int
+    name_things: float = 1.0  # weight of the concept's cross-entropy; 0: the styles alone are learned
+    resample: bool = True  # pictures are scaled and shifted; False: mirrored and cropped, no pixel mixed with others
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,17 @@ CLASSIFIERS = {
         batch=64,
         lr=2e-3,
         seed=12,
+    ),
+    "style": ClassifierRecipe(
+        ClassifierConfig(concepts=1386, styles=6, channels=48, mults=(1, 2, 4)),
+        core=False,
+        held_out=False,
+        steps=4800,
+        batch=64,
+        lr=2e-3,
+        seed=13,
+        name_things=0.0,
+        resample=False,
     ),
 }
 
