@@ -163,12 +163,21 @@ def load_state(task: Task, folder: Path) -> int:
     for name, module in task.modules.items():
         module.load_state_dict(parts[name])
     for name, optimizer in task.optimizers.items():
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in _below(f"optimizer/{name}/", tensors).items():
             index, moment = key.split("/")
-            state.setdefault(int(index), {})[moment] = value
+            state.setdefault(int(index), {})[moment] = _laid_out_as(parameters[int(index)], value)
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
+
+
+def _laid_out_as(parameter: Tensor, moment: Tensor) -> Tensor:
+    """A moment with the strides of its weight: fused AdamW pairs the two by their place in memory, not by their index.
+
+    A state is saved contiguous, whereas the weights of convolutions are channels-last.
+    """
+    return torch.empty_like(parameter).copy_(moment) if moment.shape == parameter.shape else moment
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
