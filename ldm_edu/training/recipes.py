@@ -62,6 +62,7 @@ class ClipRecipe:
     batch: int
     lr: float
     partial: float = 0.0  # share of captions of which only a part is said: see `ldm_edu.training.phrases`
+    composed: float = 0.0  # share of pictures that the reader makes of drawings: see `ldm_edu.datasets.compose`
     seed: int = 3
 
 
@@ -84,6 +85,7 @@ class UNetRecipe:
     )
     narrow_from: float = 1.0  # of the run: from here on the starter concepts, so that they are seen often enough
     others: float = 0.0  # share of pictures drawn from all concepts even then: a style is what many things have alike
+    composed: float = 0.0  # share of pictures that the reader makes of drawings: see `ldm_edu.datasets.compose`
     seed: int = 4
 
 
@@ -148,7 +150,15 @@ UNETS = {
     ),
 }
 
-UNETS_ON = {  # from trained weights on: `ldm-edu train unet --start FOLDER`
+# from trained weights on: `ldm-edu train clip --start FOLDER`, `ldm-edu train unet --start FOLDER`
+CLIPS_ON = {
+    "toy": ClipRecipe(steps=20, batch=16, lr=5e-4),
+    "emoji": ClipRecipe(steps=600, batch=128, lr=6e-4, partial=0.3, composed=0.7, seed=6),
+}
+
+UNETS_ON = {
     "toy": UNetRecipe(steps=20, batch=8, lr=5e-4, ema_decay=0.9),
-    "emoji": UNetRecipe(steps=4000, batch=64, lr=8e-4, partial=0.2, narrow_from=0.0, others=0.4, seed=5),
+    "emoji": UNetRecipe(
+        steps=1700, batch=128, lr=8e-4, partial=0.1, narrow_from=0.0, others=0.4, composed=0.6, decay=0.5, seed=7
+    ),
 }
