@@ -1,7 +1,7 @@
-"""Pictures that nobody drew, made of drawings: recoloured things, two and three of a thing, two things side by side.
+"""Pictures that nobody drew, made of drawings: recoloured things, two and three of one, two things side by side.
 
-Captions such as "purple elephant, 3d style", "two rockets, flat style", "a cat and a pizza, noto style". A program reads
-each colour and each number back from the picture (`ldm_edu.datasets.compose_check`) before the picture is taken. What
+Captions such as "purple elephant, 3d style", "two rockets, flat style", "a cat and a pizza, noto style". A program
+reads each colour and each number back from the picture (`ldm_edu.datasets.compose_check`) before it is taken. What
 the split file holds out is never made.
 """
 

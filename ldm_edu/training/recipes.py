@@ -153,7 +153,7 @@ UNETS = {
 # from trained weights on: `ldm-edu train clip --start FOLDER`, `ldm-edu train unet --start FOLDER`
 CLIPS_ON = {
     "toy": ClipRecipe(steps=20, batch=16, lr=5e-4),
-    "emoji": ClipRecipe(steps=600, batch=128, lr=6e-4, partial=0.3, composed=0.7, seed=6),
+    "emoji": ClipRecipe(steps=300, batch=128, lr=6e-4, partial=0.3, composed=0.7, seed=6),
 }
 
 UNETS_ON = {
