@@ -159,6 +159,15 @@ CLIPS_ON = {
 UNETS_ON = {
     "toy": UNetRecipe(steps=20, batch=8, lr=5e-4, ema_decay=0.9),
     "emoji": UNetRecipe(
-        steps=1700, batch=128, lr=8e-4, partial=0.1, narrow_from=0.0, others=0.4, composed=0.6, decay=0.5, seed=7
+        steps=750,
+        batch=128,
+        lr=8e-4,
+        decay=0.5,
+        partial=0.1,
+        ema_decay=0.995,
+        narrow_from=0.0,
+        others=0.4,
+        composed=0.65,
+        seed=7,
     ),
 }
