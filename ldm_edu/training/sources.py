@@ -29,7 +29,7 @@ from ldm_edu.training.tasks import DiffusionBatch, Pictures
 
 SHAPES_SHOWN = 20_000  # scenes drawn for a training set
 TOY_SHOWN = 256
-COMPOSED = 16_000  # pictures that the reader composes for a training set
+COMPOSED = 8_000  # pictures that the reader composes for a training set
 CHUNK = 64  # pictures encoded at once
 
 
