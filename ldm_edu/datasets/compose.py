@@ -115,45 +115,60 @@ class Made(NamedTuple):
     count: int = 1
 
 
-def made_of_hue(source: Drawings, rng: random.Random, held_out: EmojiSplits) -> Made | None:
-    """A thing in a colour that it may have; None where the drawing has too many colours of its own."""
-    drawing = source.pick(rng)
-    hue = rng.choice([hue for hue in HUES if (drawing.name, hue) not in held_out.hues])
+def in_hue(source: Drawings, drawing: Drawing, hue: str) -> Made | None:
+    """A thing in another colour; None where the drawing has too many colours of its own."""
     body = source.body(drawing)
     if body is None:
         return None
     return Made(recolour(drawing.rgba, body, hue), coloured(drawing.name, hue), drawing.style, hue=hue)
 
 
-def made_of_count(source: Drawings, rng: random.Random, held_out: EmojiSplits) -> Made | None:
-    """Two or three of a thing; None where it cannot be counted."""
-    drawing = source.pick(rng)
-    if not countable(drawing.name):
-        return None
-    count = rng.choice([count for count in COUNTS if (drawing.name, count) not in held_out.counts])
+def several(drawing: Drawing, count: int, rng: random.Random) -> Made:
+    """Two or three of a thing."""
     places = PLACES[count]
     if count == 3 and rng.random() < 0.5:  # the single one below
         places = tuple((x, SIZE - y) for x, y in places)
-    high = HIGH if count == 2 else WIDE
-    rgba = lay([fitted(drawing.rgba, WIDE, high)] * count, [_near(place, rng) for place in places])
+    part = fitted(drawing.rgba, WIDE, HIGH if count == 2 else WIDE)
+    rgba = lay([part] * count, [_near(place, rng) for place in places])
     return Made(rgba, counted(drawing.name, count), drawing.style, count=count)
 
 
-def made_of_two(source: Drawings, rng: random.Random, held_out: EmojiSplits) -> Made | None:
-    """Two things side by side in one style; None where they are held out, or no second has the style."""
-    first, second = source.pick(rng), source.pick(rng)
-    alike = [drawing for drawing in source.of[second.name] if drawing.style == first.style]
-    if not alike or first.name == second.name or frozenset((first.name, second.name)) in held_out.together:
-        return None
-    relation: Relation = rng.choice(RELATIONS)
-    parts = [fitted(each.rgba, WIDE, HIGH) for each in (first, alike[0])]
+def side_by_side(first: Drawing, relation: Relation, second: Drawing, rng: random.Random) -> Made:
+    """Two things, as a relation says; "and" leaves it open which one is on the left."""
+    parts = [fitted(each.rgba, WIDE, HIGH) for each in (first, second)]
     if relation == "right of" or (relation == "and" and rng.random() < 0.5):
         parts.reverse()
     rgba = lay(parts, [_near(place, rng) for place in PLACES[2]])
     return Made(rgba, together(first.name, relation, second.name), first.style, count=2)
 
 
-MAKERS = {"hue": made_of_hue, "count": made_of_count, "together": made_of_two}
+def any_hue(source: Drawings, rng: random.Random, held_out: EmojiSplits) -> Made | None:
+    """Any thing in a colour that is not held out of it."""
+    drawing = source.pick(rng)
+    hue = rng.choice([hue for hue in HUES if (drawing.name, hue) not in held_out.hues])
+    return in_hue(source, drawing, hue)
+
+
+def any_count(source: Drawings, rng: random.Random, held_out: EmojiSplits) -> Made | None:
+    """Two or three of any thing; None where it cannot be counted."""
+    drawing = source.pick(rng)
+    if not countable(drawing.name):
+        return None
+    count = rng.choice([count for count in COUNTS if (drawing.name, count) not in held_out.counts])
+    return several(drawing, count, rng)
+
+
+def any_two(source: Drawings, rng: random.Random, held_out: EmojiSplits) -> Made | None:
+    """Any two things of one style; None where they are held out, or the second was never drawn in the first's style."""
+    first, second = source.pick(rng), source.pick(rng)
+    alike = [drawing for drawing in source.of[second.name] if drawing.style == first.style]
+    if not alike or first.name == second.name or frozenset((first.name, second.name)) in held_out.together:
+        return None
+    relation: Relation = rng.choice(RELATIONS)
+    return side_by_side(first, relation, alike[0], rng)
+
+
+MAKERS = {"hue": any_hue, "count": any_count, "together": any_two}
 
 
 def compose(n: int, seed: int = 0, source: Drawings | None = None) -> Composed:
