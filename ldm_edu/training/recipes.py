@@ -159,12 +159,12 @@ CLIPS_ON = {
 UNETS_ON = {
     "toy": UNetRecipe(steps=20, batch=8, lr=5e-4, ema_decay=0.9),
     "emoji": UNetRecipe(
-        steps=750,
-        batch=128,
-        lr=8e-4,
-        decay=0.5,
+        steps=600,
+        batch=64,
+        lr=4e-4,
+        decay=0.6,
         partial=0.1,
-        ema_decay=0.995,
+        ema_decay=0.99,
         narrow_from=0.0,
         others=0.4,
         composed=0.65,
