@@ -29,6 +29,15 @@ BATCH = 16  # pictures drawn at once; a picture does not depend on it
 BATCH_LATENTS = 4 * 64 * 64  # latent pixels drawn at once: 4 pictures of Stable Diffusion's size
 
 
+def _list(wanted: bool) -> None:
+    """Print what the emoji model knows, and end."""
+    if wanted:
+        from ldm_edu.datasets.vocabulary import vocabulary
+
+        typer.echo(vocabulary())
+        raise typer.Exit
+
+
 def generate(
     prompts: Annotated[list[str], typer.Argument(help='What to draw, as in "red apple, 3d style".')],
     model: Annotated[
@@ -87,6 +96,9 @@ def generate(
         typer.Option(help="A .png: the picture, or a sheet of several or small ones; a folder: each by itself."),
     ] = Path("sheet.png"),
     film: Annotated[Path | None, typer.Option(help="Where a film of the steps goes, a .gif.")] = None,
+    list_: Annotated[
+        bool, typer.Option("--list", callback=_list, is_eager=True, help="Say what the emoji model knows, and end.")
+    ] = False,
 ) -> None:
     """Draw pictures from prompts, and from pictures.
 

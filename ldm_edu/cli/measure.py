@@ -49,19 +49,25 @@ def evaluate(
         Path | None,
         typer.Option(callback=_writable, help="Where the nearest training pictures of an emoji model go, a .png."),
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(callback=_writable, help="Where forty prompts never trained, as an emoji model draws them, go."),
+    ] = None,
 ) -> None:
     """Measure a model on the fixed splits, beside real pictures and chance; print tables."""
     from ldm_edu.classifiers import load_classifier
+    from ldm_edu.evaluate.compose import composed_sections, prompt_sheet
     from ldm_edu.evaluate.emoji import evaluate_emoji
     from ldm_edu.evaluate.shapes import evaluate_shapes
     from ldm_edu.pictures import save_png
     from ldm_edu.samplers import SAMPLERS
 
     began = time.perf_counter()
-    if sheet is not None:
-        check_suffix(sheet, ".png")
+    for path in (sheet, prompts):
+        if path is not None:
+            check_suffix(path, ".png")
     pipeline = load(model, device)
-    for option, value in {"judge": judge, "sheet": sheet}.items():
+    for option, value in {"judge": judge, "sheet": sheet, "prompts": prompts}.items():
         if value is not None and pipeline.preset.name != "emoji":
             raise ValueError(
                 f"--{option} is for emoji models, and {model!r} is a {pipeline.preset.name} model: leave it out"
@@ -72,9 +78,11 @@ def evaluate(
     if pipeline.preset.name == "shapes":
         sections = evaluate_shapes(draw, restore, count=count, size=size, seed=seed)
     elif pipeline.preset.name == "emoji":
-        sections, neighbours = evaluate_emoji(
-            draw, restore, load_classifier(judge or "judge"), factor=factor, count=count, seed=seed
-        )
+        network = load_classifier(judge or "judge")
+        sections, neighbours = evaluate_emoji(draw, restore, network, factor=factor, count=count, seed=seed)
+        sections += composed_sections(draw, restore, network, count=count, seed=seed + 2 * count)
+        if prompts is not None:
+            save_png(prompts, prompt_sheet(draw, seed))
         if sheet is not None:
             save_png(sheet, neighbours)
     else:

@@ -32,7 +32,9 @@ def train(
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures a step; left out: the recipe's.")] = None,
     lr: Annotated[float | None, typer.Option(min=0.0, help="Learning rate; left out: the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Left out: the recipe's.")] = None,
-    start: Annotated[Path | None, typer.Option(help="unet: begin with the weights of this checkpoint folder.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="clip, unet: begin with the weights of this checkpoint folder.")
+    ] = None,
     perceptual: Annotated[
         str | None, typer.Option(help="vae, decoder: the classifier in the loss; left out: the shipped one.")
     ] = None,
@@ -132,8 +134,8 @@ def _run(
     from ldm_edu.families import PRESETS
     from ldm_edu.training import recipes, runs
 
-    if start is not None and network != "unet":
-        raise ValueError(f"--start goes on with a U-Net, not with {network}; leave it out")
+    if start is not None and network not in ("clip", "unet"):
+        raise ValueError(f"--start goes on with CLIP or a U-Net, not with {network}; leave it out")
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     if network == "classifier":
         chosen = dataclasses.replace(_recipe(recipes.CLASSIFIERS, network, preset), **given)
@@ -145,8 +147,8 @@ def _run(
         decoder = dataclasses.replace(_recipe(recipes.DECODERS, network, preset), **given)
         return runs.decoder_run(runs.preset_named(preset), decoder, folder, device, perceptual=perceptual)
     if network == "clip":
-        clip = dataclasses.replace(_recipe(recipes.CLIPS, network, preset), **given)
-        return runs.clip_run(runs.preset_named(preset), clip, folder, device)
+        clip = dataclasses.replace(_recipe(recipes.CLIPS_ON if start else recipes.CLIPS, network, preset), **given)
+        return runs.clip_run(runs.preset_named(preset), clip, folder, device, start=start)
     if start is None and preset in PRESETS and PRESETS[preset].autoencoder is None:
         pixels = dataclasses.replace(_recipe(recipes.UNETS, network, preset), **given)
         return runs.pixels_run(PRESETS[preset], pixels, folder, device)

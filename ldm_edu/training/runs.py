@@ -133,8 +133,12 @@ def classifier_run(recipe: ClassifierRecipe, folder: Path, device: torch.device)
     return Run(task, recipe.steps, recipe.seed, export, settings(recipe))
 
 
-def clip_run(preset: UNetPreset, recipe: ClipRecipe, folder: Path, device: torch.device) -> Run:
+def clip_run(
+    preset: UNetPreset, recipe: ClipRecipe, folder: Path, device: torch.device, *, start: Path | None = None
+) -> Run:
     """Train CLIP; its export adds both towers to the checkpoint ``folder``.
+
+    ``start`` : a checkpoint folder whose CLIP is trained on; left out, training starts from random weights.
 
     Raises
     ------
@@ -145,8 +149,12 @@ def clip_run(preset: UNetPreset, recipe: ClipRecipe, folder: Path, device: torch
     refuse_another_model(folder, preset)
     refuse_under_unet(folder, "clip", "text encoder")
     torch.manual_seed(recipe.seed)
-    model = CLIP(preset.text, preset.vision, preset.embed_dim).to(device)
-    task = ClipTask(model, sources.caption_pairs(preset, partial=recipe.partial), recipe)
+    model = CLIP(preset.text, preset.vision, preset.embed_dim)
+    if start is not None:
+        towers = {f"{part}.{name}": t for part in ("text", "vision") for name, t in load_tensors(start, part).items()}
+        load_into(model, towers | load_tensors(start, "clip"), f"the CLIP of {start}")
+    model.float().to(device)
+    task = ClipTask(model, sources.caption_pairs(preset, partial=recipe.partial, composed=recipe.composed), recipe)
 
     def export() -> None:
         save_tensors(folder, "text", model.text.state_dict())
@@ -154,7 +162,8 @@ def clip_run(preset: UNetPreset, recipe: ClipRecipe, folder: Path, device: torch
         joint = {k: v for k, v in model.state_dict().items() if not k.startswith(("text.", "vision."))}
         save_tensors(folder, "clip", joint)
 
-    return Run(task, recipe.steps, recipe.seed, export, settings(recipe, preset=preset.name))
+    told = settings(recipe, preset=preset.name, start=origin(start, folder, model))
+    return Run(task, recipe.steps, recipe.seed, export, told)
 
 
 def unet_run(
@@ -186,7 +195,7 @@ def unet_run(
     if not recipe.joint_text:
         rests_on["text encoder"] = text_fingerprint(encoder)
     told = settings(recipe, preset=preset.name, **rests_on)
-    captioned = sources.captioned_pictures(preset)
+    captioned = sources.captioned_pictures(preset, composed=recipe.composed > 0)
     raw = sources.cached_latents(
         autoencoder.to(device), captioned, folder / "training" / "unet" / "latents.safetensors"
     )
@@ -201,6 +210,7 @@ def unet_run(
         joint=recipe.joint_text,
         narrow_from=recipe.narrow_from,
         others=recipe.others,
+        composed=recipe.composed,
     )
     learning = encoder if recipe.joint_text else None
     schedule = make_schedule(preset.schedule)

@@ -160,7 +160,7 @@ class DecoderTask(BaseTask):
 
 
 class ClassifierTask(BaseTask):
-    """Cross-entropy on concept and style, on pictures moved, scaled and noised a little."""
+    """Cross-entropy on concept and style, on pictures scaled and shifted, or mirrored and cropped, and noised."""
 
     def __init__(
         self,
@@ -168,20 +168,21 @@ class ClassifierTask(BaseTask):
         pictures: Callable[[torch.Generator, int], tuple[Tensor, Tensor, Tensor]],
         recipe: ClassifierRecipe,
     ) -> None:
-        self.model, self.pictures, self.batch = model, pictures, recipe.batch
+        self.model, self.pictures, self.recipe = model, pictures, recipe
         self._setup({"classifier": model}, recipe.lr, weight_decay=0.05)
         self.modules["ema"] = self.ema = Ema(model, decay=0.998)
 
     def step(self, step: int, progress: float, rng: torch.Generator) -> dict[str, float]:
         """One update on a batch of pictures, concepts and styles."""
-        x, concept, style = self.pictures(rng, self.batch)
-        x = augment(x, rng).to(self.device, memory_format=torch.channels_last)
+        x, concept, style = self.pictures(rng, self.recipe.batch)
+        moved = augment(x, rng) if self.recipe.resample else mirror_and_crop(x, rng)
+        x = moved.to(self.device, memory_format=torch.channels_last)
         with autocast(self.device):
             concept_logits, style_logits = self.model(x)
         concept, style = concept.to(self.device), style.to(self.device)
         loss_concept = F.cross_entropy(concept_logits.float(), concept, label_smoothing=0.1)
         loss_style = F.cross_entropy(style_logits.float(), style)
-        self._update("classifier", loss_concept + loss_style, step, progress)
+        self._update("classifier", self.recipe.name_things * loss_concept + loss_style, step, progress)
         self.ema.update(self.model)
         return {
             "concept": float(loss_concept.detach()),
@@ -202,9 +203,26 @@ def augment(x: Tensor, rng: torch.Generator) -> Tensor:
     theta = torch.zeros(n, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale, scale, move
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    moved = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
-    strength = 0.03 * torch.rand(n, 1, 1, 1, generator=rng)
-    return moved + strength * torch.randn(x.shape, generator=rng)
+    return _with_faint_noise(F.grid_sample(x, grid, padding_mode="border", align_corners=False), rng)
+
+
+def mirror_and_crop(x: Tensor, rng: torch.Generator, side: int = 48) -> Tensor:
+    """Mirror half of a batch (B, 3, H, W), and cut a square of ``side`` pixels out of each: (B, 3, side, side).
+
+    A style shows in every part of a picture, a thing in the whole. No pixel is mixed with its neighbours: resampling
+    would blur the edges and gradients by which styles differ.
+    """
+    n, _, height, width = x.shape
+    mirrored = torch.where(torch.rand(n, 1, 1, 1, generator=rng) < 0.5, x.flip(3), x)
+    tops = torch.randint(height - side + 1, (n,), generator=rng).tolist()
+    lefts = torch.randint(width - side + 1, (n,), generator=rng).tolist()
+    parts = [p[:, t : t + side, f : f + side] for p, t, f in zip(mirrored, tops, lefts, strict=True)]
+    return _with_faint_noise(torch.stack(parts), rng)
+
+
+def _with_faint_noise(x: Tensor, rng: torch.Generator) -> Tensor:
+    strength = 0.03 * torch.rand(len(x), 1, 1, 1, generator=rng)
+    return x + strength * torch.randn(x.shape, generator=rng)
 
 
 class ClipTask(BaseTask):
