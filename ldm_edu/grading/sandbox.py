@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from ldm_edu.grading.outcome import printable
 from ldm_edu.paths import data_dir
 
 Isolation = Literal["auto", "require", "off"]
@@ -65,7 +66,9 @@ def obstacle() -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"bubblewrap does not start ({error})"
     words = tried.stderr.decode(errors="replace").strip().splitlines() or ["no reason is given"]
-    return "" if tried.returncode == 0 else f"the system does not let bubblewrap work ({ascii(words[-1])[1:-1]})"
+    if tried.returncode == 0:
+        return ""
+    return f"the system forbids it ({printable(words[-1])}); allow user namespaces, or grade on another computer"
 
 
 def environment(home: str) -> dict[str, str]:
@@ -116,7 +119,9 @@ def _view() -> Iterator[str]:
         yield from (mount, str(folder)) if mount == "--tmpfs" else (mount, str(folder), str(folder))
     for answers in _answers(installed):
         yield from ("--tmpfs", str(answers), "--remount-ro", str(answers))
-    yield from ("--proc", "/proc", "--dev", "/dev", *_space("/dev/shm"), "--remount-ro", "/dev", "--remount-ro", "/")
+    yield from ("--proc", "/proc", "--dev", "/dev", *_space("/dev/shm"))
+    for folder in ("/proc", "/dev", "/"):  # in /proc/sys the superuser could write to the kernel, even from in here
+        yield from ("--remount-ro", folder)
 
 
 def _space(folder: str) -> Iterator[str]:
