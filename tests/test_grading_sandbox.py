@@ -63,7 +63,8 @@ def _():
 @way("the C library")
 def _():
     libc, room = ctypes.CDLL(None), ctypes.create_string_buffer(10**6)
-    return room.raw[: libc.read(libc.open(F.encode(), 0), room, 10**6)].decode()
+    size = libc.read(libc.open(F.encode(), 0), room, 10**6)
+    return room.raw[:size].decode()
 @way("numpy")
 def _(): return np.fromfile(F, dtype=np.uint8).tobytes().decode()
 @way("torch")

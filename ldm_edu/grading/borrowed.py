@@ -22,10 +22,6 @@ ENGINE = f"{Path(__file__).resolve().parent}{os.sep}"  # `check` and `display` i
 ITEMS = f"{ENGINE}items{os.sep}"  # ... but the answers do
 
 
-class BorrowedError(PermissionError):
-    """An answer calls the package for what it should do itself."""
-
-
 @cache
 def folders() -> tuple[str, ...]:
     """The folders, each with its last separator, of this package and of the other libraries of models."""
@@ -83,9 +79,7 @@ def disarm() -> None:
 
 
 def _not_yours(*_: Any, **__: Any) -> None:
-    from sys import _getframe  # in here: this code will run with the names of another module
-
-    from ldm_edu.grading.borrowed import BorrowedError
+    from sys import _getframe  # in here, as the error's class: this code will run with the names of another module
 
     frame = _getframe()
-    raise BorrowedError(f"{frame.f_globals['__name__']}.{frame.f_code.co_qualname}")
+    raise type("BorrowedError", (PermissionError,), {})(f"{frame.f_globals['__name__']}.{frame.f_code.co_qualname}")

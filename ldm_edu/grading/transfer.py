@@ -40,7 +40,7 @@ def pack(value: Any) -> bytes:
 
 def unpack(content: bytes) -> Any:
     """What `pack` was given. Only for what the grader itself has packed: unpickling may run code."""
-    return pickle.loads(content)
+    return _Unpickler(io.BytesIO(content)).load()
 
 
 class _Packer(pickle.Pickler):
@@ -52,6 +52,11 @@ class _Packer(pickle.Pickler):
             used = {name: value.__globals__[name] for name in set(names(value.__code__)) & set(value.__globals__)}
             return function, (marshal.dumps(value.__code__), used, value.__defaults__, held)
         return NotImplemented
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return function if (module, name) == (function.__module__, "function") else super().find_class(module, name)
 
 
 def function(code: bytes, used: dict[str, Any], defaults: tuple[Any, ...] | None, held: list[Any]) -> FunctionType:

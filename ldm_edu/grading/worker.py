@@ -74,15 +74,16 @@ def limit(memory: int) -> None:
 
 
 def prepare() -> Any:
-    """A shell that shows nothing, where `check` and `hint` do nothing and the items are not to be imported."""
+    """A shell that shows nothing, where `check` and `hint` do nothing and no more of the grader can be imported."""
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
     folders()  # found before a learner's code can put others in their place
     for name in ("check", "hint"):
         setattr(grading, name, quiet)
-    for name in (ITEMS, "ldm_edu.grading.interactive", "ldm_edu.grading.verdict"):
+    for name in (ITEMS, "ldm_edu.grading.interactive", *(n for n in sys.modules if n.startswith("ldm_edu.grading."))):
         sys.modules[name] = None  # type: ignore[assignment]  # importing it fails from now on
+        vars(grading).pop(name.rpartition(".")[2], None)
     shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
     shell.ast_node_interactivity = "none"  # the value of a cell's last line is not shown
     shell.display_formatter.active_types = []  # pictures are not looked at, and may be any size
