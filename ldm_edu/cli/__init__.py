@@ -3,6 +3,7 @@
 A command imports what it needs when it runs, so that ``ldm-edu --help`` does not wait for torch.
 """
 
+import io
 import sys
 from typing import Annotated
 
@@ -52,6 +53,9 @@ app.add_typer(bench, name="bench")
 
 def main() -> None:
     """Run the command line; what the user can put right ends in one sentence and exit status 2, not in a traceback."""
+    for stream in (sys.stdout, sys.stderr):  # a sign that the terminal's encoding lacks becomes a question mark
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         with extras():
             app(prog_name="ldm-edu")
