@@ -45,8 +45,8 @@ def train_on_data(
     """Fill the cache, train the U-Net, write the checkpoint; in each process that the launcher has started."""
     import torch
 
+    from ldm_edu.families import preset_named, unet_preset
     from ldm_edu.kernels.precision import quick_bfloat16
-    from ldm_edu.training import runs
     from ldm_edu.training.diffusion import Share
     from ldm_edu.training.guard import refuse_another_model
     from ldm_edu.training.loop import train as records
@@ -55,7 +55,7 @@ def train_on_data(
     from ldm_edu.training.sharded import SHARDS
     from ldm_edu.training.sheets import drawn, save_sheet
 
-    chosen = runs.preset_named(preset)
+    chosen = unet_preset(preset_named(preset))
     refuse_another_model(folder, chosen, but=("size",))
     if options.parts is None and not (folder / "config.json").is_file():
         raise ValueError(

@@ -131,7 +131,7 @@ def _run(
     start: Path | None,
     **changes: float | None,
 ) -> "Run":
-    from ldm_edu.families import PRESETS
+    from ldm_edu.families import PRESETS, preset_named, unet_preset
     from ldm_edu.training import recipes, runs
 
     if start is not None and network not in ("clip", "unet"):
@@ -142,18 +142,18 @@ def _run(
         return runs.classifier_run(chosen, folder, device)
     if network == "vae":
         vae = dataclasses.replace(_recipe(recipes.AUTOENCODERS, network, preset), **given)
-        return runs.autoencoder_run(runs.preset_named(preset), vae, folder, device, perceptual=perceptual)
+        return runs.autoencoder_run(unet_preset(preset_named(preset)), vae, folder, device, perceptual=perceptual)
     if network == "decoder":
         decoder = dataclasses.replace(_recipe(recipes.DECODERS, network, preset), **given)
-        return runs.decoder_run(runs.preset_named(preset), decoder, folder, device, perceptual=perceptual)
+        return runs.decoder_run(unet_preset(preset_named(preset)), decoder, folder, device, perceptual=perceptual)
     if network == "clip":
         clip = dataclasses.replace(_recipe(recipes.CLIPS_ON if start else recipes.CLIPS, network, preset), **given)
-        return runs.clip_run(runs.preset_named(preset), clip, folder, device, start=start)
-    if start is None and preset in PRESETS and PRESETS[preset].autoencoder is None:
+        return runs.clip_run(unet_preset(preset_named(preset)), clip, folder, device, start=start)
+    if start is None and preset in PRESETS and getattr(PRESETS[preset], "autoencoder", None) is None:
         pixels = dataclasses.replace(_recipe(recipes.UNETS, network, preset), **given)
         return runs.pixels_run(PRESETS[preset], pixels, folder, device)
     unet = dataclasses.replace(_recipe(recipes.UNETS_ON if start else recipes.UNETS, network, preset), **given)
-    return runs.unet_run(runs.preset_named(preset), unet, folder, device, start=start)
+    return runs.unet_run(unet_preset(preset_named(preset)), unet, folder, device, start=start)
 
 
 def _unet_recipe(preset: str, **changes: float | None) -> "UNetRecipe":

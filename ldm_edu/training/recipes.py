@@ -141,6 +141,7 @@ CLIPS = {
 
 UNETS = {
     "toy": UNetRecipe(steps=40, batch=8, lr=1e-3, ema_decay=0.9),
+    "toy_dit": UNetRecipe(steps=40, batch=8, lr=1e-2, gamma=None, ema_decay=0.9),
     "fashion": UNetRecipe(steps=2000, batch=32, lr=2e-3, gamma=None),
     "shapes": UNetRecipe(steps=8000, batch=64, lr=1e-3, joint_text=True),
     "emoji": UNetRecipe(steps=7500, batch=64, lr=8e-4, partial=0.2, narrow_from=0.17, others=0.4),

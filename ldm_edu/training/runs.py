@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ldm_edu.build import build
 from ldm_edu.checkpoint.io import load_preset, load_tensors, save_checkpoint, save_tensors
 from ldm_edu.classifiers import load_classifier, save_classifier
-from ldm_edu.conditioners.classes import ClassConditioner
-from ldm_edu.config import UNetPreset
+from ldm_edu.config import Preset, UNetPreset
 from ldm_edu.datasets.emoji import STYLES, emoji_labels
 from ldm_edu.datasets.fashion import FashionTensors, fashion_tensors
-from ldm_edu.families import PRESETS
+from ldm_edu.families import family_of, unet_preset
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.classifier import Classifier
 from ldm_edu.models.clip import CLIP, TextEncoder
@@ -34,7 +34,7 @@ from ldm_edu.training.guard import (
     refuse_under_unet,
     settings,
 )
-from ldm_edu.training.parts import new_unet, same_model
+from ldm_edu.training.parts import new_unet, ready_to_learn, same_model
 from ldm_edu.training.recipes import (
     AutoencoderRecipe,
     ClassifierRecipe,
@@ -99,7 +99,7 @@ def decoder_run(
         if there is no autoencoder in ``folder``, or one of another preset.
     """
     torch.manual_seed(recipe.seed)
-    config = same_model(load_preset(folder), preset, folder).autoencoder
+    config = same_model(unet_preset(load_preset(folder)), preset, folder).autoencoder
     assert config is not None, f"the preset {preset.name} has no autoencoder"
     model = AutoencoderKL(config)
     load_into(model, load_tensors(folder, "autoencoder"), f"the autoencoder of {folder}")
@@ -179,7 +179,7 @@ def unet_run(
         if the parts that are trained before are not in ``folder``, or were trained for another preset.
     """
     torch.manual_seed(recipe.seed)
-    preset = same_model(load_preset(folder), preset, folder)
+    preset = same_model(unet_preset(load_preset(folder)), preset, folder)
     assert preset.autoencoder and preset.text, f"the preset {preset.name} has no autoencoder or no text"
     encoder = TextEncoder(preset.text).to(device)
     if not recipe.joint_text:
@@ -227,8 +227,8 @@ def unet_run(
     return Run(task, recipe.steps, recipe.seed, export, told)
 
 
-def pixels_run(preset: UNetPreset, recipe: UNetRecipe, folder: Path, device: torch.device) -> Run:
-    """Train a class-conditional U-Net on pixels; its export writes the whole checkpoint ``folder``.
+def pixels_run(preset: Preset, recipe: UNetRecipe, folder: Path, device: torch.device) -> Run:
+    """Train a class-conditional network on pixels; its export writes the whole checkpoint ``folder``.
 
     Raises
     ------
@@ -239,45 +239,39 @@ def pixels_run(preset: UNetPreset, recipe: UNetRecipe, folder: Path, device: tor
     task = pixels_task(preset, recipe, fashion_tensors("train"), device)
 
     def export() -> None:
-        averaged = {name: part.state_dict() for name, part in pixels_parts(task).items()}
+        averaged = {name: part.state_dict() for name, part in pixels_parts(task, preset).items()}
         save_checkpoint(folder, preset, averaged)
 
     return Run(task, recipe.steps, recipe.seed, export, settings(recipe, preset=preset.name))
 
 
-def pixels_task(preset: UNetPreset, recipe: UNetRecipe, data: FashionTensors, device: torch.device) -> DiffusionTask:
-    """A new U-Net and a new table of classes, learning from pictures and their labels; the recipe's seed decides them.
+def pixels_task(preset: Preset, recipe: UNetRecipe, data: FashionTensors, device: torch.device) -> DiffusionTask:
+    """A new network, learning from pictures and their labels; the recipe's seed decides its first weights.
+
+    A table of classes that is a network of its own learns along.
 
     Raises
     ------
     ValueError
         if the preset is none of pixels and classes.
     """
-    if preset.autoencoder or preset.text or preset.classes is None or preset.unet.vector_dim is None:
-        raise ValueError(f"the preset {preset.name} does not draw pixels from classes; choose fashion")
+    family = family_of(preset)
     torch.manual_seed(recipe.seed)
-    model = new_unet(preset, device)
-    conditioner = ClassConditioner(preset.classes, preset.unet.vector_dim).to(device)
+    networks = build(preset)
+    if set(networks) - {family.network, "classes"}:
+        raise ValueError(f"the preset {preset.name} does not draw pixels from classes; choose fashion or toy_dit")
+    network = ready_to_learn(networks[family.network], device)
+    conditioner = family.conditioner(preset, networks)
+    table = networks["classes"].to(device) if "classes" in networks else None
     schedule = make_schedule(preset.schedule)
     batches = sources.class_batches(data.images, data.labels, conditioner, drop=recipe.drop)
     source = whole_batches(batches, recipe.batch, schedule)
-    return DiffusionTask(model, schedule, preset.prediction, source, recipe, encoder=conditioner)
+    return DiffusionTask(network, schedule, preset.prediction, source, recipe, encoder=table)  # type: ignore[arg-type]
 
 
-def pixels_parts(task: DiffusionTask) -> dict[str, nn.Module]:
-    """The averaged networks of a `pixels_task`, by the names of a checkpoint's parts: unet, classes."""
-    averaged = task.ema.model
-    return {"unet": averaged["unet"], "classes": averaged["text"]}  # type: ignore[index]
-
-
-def preset_named(name: str) -> UNetPreset:
-    """A preset by its name.
-
-    Raises
-    ------
-    ValueError
-        if there is none, listing them.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+def pixels_parts(task: DiffusionTask, preset: Preset) -> dict[str, nn.Module]:
+    """The averaged networks of a `pixels_task`, by the names of a checkpoint's parts."""
+    averaged, network = task.ema.model, family_of(preset).network
+    if not isinstance(averaged, nn.ModuleDict):
+        return {network: averaged}
+    return {network: averaged["unet"], "classes": averaged["text"]}
