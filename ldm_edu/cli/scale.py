@@ -158,7 +158,7 @@ def _processes(state: Path, *, wandb: bool) -> "Iterator[Accelerator]":
     if wandb:
         need("wandb")
     trackers = [*(["tensorboard"] if find_spec("tensorboard") else []), *(["wandb"] if wandb else [])]
-    cpu = default_device().type == "cpu"
+    cpu = default_device(float64=True).type == "cpu"
     accelerator = accelerate.Accelerator(cpu=cpu, mixed_precision="no", log_with=trackers, project_dir=state.parent)
     try:
         yield accelerator

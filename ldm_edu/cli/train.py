@@ -83,7 +83,8 @@ def train(
     from ldm_edu.training.guard import refuse_other_kind
 
     refuse_other_kind(folder / "training" / network, with_data=False)
-    run = _run(network, preset, folder, default_device(), perceptual=perceptual or "perceptual", start=start, **changes)
+    device = default_device(float64=True)
+    run = _run(network, preset, folder, device, perceptual=perceptual or "perceptual", start=start, **changes)
     _train(run, network, preset, folder, save_every=save_every, sheet_every=sheet_every)
 
 
