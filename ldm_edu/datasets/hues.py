@@ -88,7 +88,9 @@ def find_body(rgba: Tensor) -> Body | None:
         if near.sum() >= LEAST_BODY * area:
             edge = (_apart(hue, main) - SPAN) / math.radians(12)  # below 0 inside
             weight = (1 - edge).clamp(0, 1) * ((chroma - GREY / 2) / (GREY / 2)).clamp(0, 1)  # (H, W)
-            return Body(weight, float(lab[0][near].median()), float(chroma[near].median()), float(main))
+            mean = lab[:, near].mean(1)  # (3,)
+            own = math.atan2(float(mean[2]), float(mean[1]))
+            return Body(weight, float(lab[0][near].median()), float(chroma[near].median()), own)
     plain = solid & (chroma <= GREY) & (lab[0] > 0.35)  # outlines and pupils are darker
     if plain.sum() < LEAST_GREY * area:
         return None
