@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 
-from ldm_edu.counts import parameter_counts
-from ldm_edu.families import PRESETS
-
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 1024 * 1024
 # what a path of the machine that something was made on looks like; written in pieces, or this file would be found
@@ -91,16 +88,6 @@ def test_commands_of_the_readme_and_contributing_are_targets() -> None:
     for name in ("README.md", "CONTRIBUTING.md"):
         named = set(re.findall(r"`make ([a-z-]+)|^make ([a-z-]+)", (ROOT / name).read_text(encoding="utf-8"), re.M))
         assert {a or b for a, b in named} - targets == set(), name
-
-
-def test_presets_are_documented_with_their_counts() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name, preset in PRESETS.items():
-        counts = parameter_counts(preset)
-        row = next((line for line in readme.splitlines() if line.startswith(f"| `{name}` |")), None)
-        assert row, f"the README's table of presets lacks {name}"
-        numbers = [f"{sum(counts.get(model, {}).values()):,}" for model in ("U-Net", "autoencoder", "text encoder")]
-        assert [cell.strip() for cell in row.split("|")[3:6]] == numbers
 
 
 def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
