@@ -47,7 +47,7 @@ def collect(name: str, namespace: Mapping[str, Any], inputs: str, outcomes: str)
     cases = unpack(Path(inputs).read_bytes())
     came = [run(namespace[name], args, finish=plain) for args in cases]
     file = io.BytesIO()
-    torch.save([(o.value, o.error[:2000], list(o.borrowed), o.changed) for o in came], file)
+    torch.save([(o.value, o.error[:2000], list(o.borrowed), o.changed, list(o.gradients)) for o in came], file)
     Path(outcomes).write_bytes(file.getvalue())
 
 
@@ -58,8 +58,8 @@ def plain(value: Any) -> Any:
             return Tensor.detach(value).as_subclass(Tensor).cpu().clone()
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if type(value).__module__ == "numpy":
-        return plain(torch.as_tensor(value))
+    if type(value).__module__ == "numpy" and hasattr(value, "dtype"):
+        return plain(value.tolist() if value.dtype.kind in "USO" else torch.as_tensor(value))
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, Sequence):
@@ -82,8 +82,8 @@ def read(path: Path) -> list[Outcome]:
     try:
         kept = torch.load(path, weights_only=True)
         return [
-            Outcome(_odd(value), str(error), tuple(map(str, borrowed)), bool(changed))
-            for value, error, borrowed, changed in kept
+            Outcome(_odd(value), str(error), tuple(map(str, borrowed)), bool(changed), tuple(gradients))
+            for value, error, borrowed, changed, gradients in kept
         ]
     except Exception as error:
         raise ValueError(f"the answers could not be read back ({type(error).__name__})") from error

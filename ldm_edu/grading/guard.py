@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldm_edu.grading.inputs import copied, gradients, same
+
 PACKAGE = str(Path(__file__).resolve().parent.parent) + "/"
 LIBRARIES = ("/diffusers/", "/transformers/")
 
@@ -21,13 +23,14 @@ class Outcome:
 
     ``value`` : what the function returned. ``error`` : the name and the words of what it raised, or "". ``borrowed`` :
     the functions of this package, or of another library of models, that it called. ``changed`` : it wrote into its
-    input.
+    input. ``gradients`` : of the value, one for each input that asks for a gradient; None where none arrives.
     """
 
     value: Any = None
     error: str = ""
     borrowed: tuple[str, ...] = ()
     changed: bool = False
+    gradients: tuple[Tensor | None, ...] = ()
 
 
 def as_it_is(value: Any) -> Any:
@@ -45,21 +48,21 @@ def run(
     """
     if not callable(function):
         return Outcome(value=finish(function))
-    given = tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
+    given = copied(args)
     borrowed: dict[str, None] = {}
-    watch = (
-        nullcontext() if ours else watched(borrowed, {a.__code__ for a in (finish, *args) if hasattr(a, "__code__")})
-    )
+    own = {a.__code__ for a in (finish, gradients, *args) if hasattr(a, "__code__")}
+    watch = nullcontext() if ours else watched(borrowed, own)
     try:
         with torch.random.fork_rng(devices=[]), watch:
-            value = finish(function(*given))
+            torch.default_generator.seed()  # an answer that draws numbers for itself draws others each time
+            value = function(*given)
+            slopes = gradients(value, args)
+            value = finish(value)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
         return Outcome(error=f"{type(error).__name__}: {error}{_place(error, function)}", borrowed=tuple(borrowed))
-    pairs = [(a, b) for a, b in zip(args, given, strict=True) if isinstance(a, Tensor)]
-    changed = any(a.shape != b.shape or not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
-    return Outcome(value, borrowed=tuple(borrowed), changed=changed)
+    return Outcome(value, borrowed=tuple(borrowed), changed=not same(args, given), gradients=slopes)
 
 
 def _place(error: BaseException, function: Any) -> str:
@@ -92,8 +95,8 @@ def _watcher(borrowed: dict[str, None], given: set[CodeType]) -> Callable[[Frame
     def watch(frame: FrameType, event: str, _: Any) -> None:
         if event == "call":
             file = frame.f_code.co_filename
-            if frame.f_code in given:
-                inside.append(frame)
+            if frame.f_code in given or (frame.f_code.co_name == "<module>" and file.startswith(PACKAGE)):
+                inside.append(frame)  # an import runs a module, and calls nothing on the answer's behalf
             elif not inside and file != __file__ and (file.startswith(PACKAGE) or any(p in file for p in LIBRARIES)):
                 borrowed[f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname}"] = None
         elif event == "return" and inside and inside[-1] is frame:

@@ -44,7 +44,7 @@ def grade(path: Path, limits: Limits | None = None) -> Graded:
         items = [item for item in ITEMS.values() if path.name.startswith(item.lesson)]
         remark = f"{path.name} cannot be read as a notebook: {error}"
         return Graded(path, tuple(Verdict(item, False, "the file cannot be read") for item in items), (remark,))
-    items = _items(cells, path)
+    items = [item.fresh() for item in _items(cells, path)]
     if not items:
         return Graded(path, (), (f"{path.name} holds no exercise of this course",))
     tampered = {cell.place: found for cell in cells if (found := complaints(cell.source))}
