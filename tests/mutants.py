@@ -1,8 +1,11 @@
 """Wrong answers made from the right ones of an item, by rule: what a learner forgets, fixes or exchanges.
 
-Whole arguments are dropped by a wrapper (a value seen in a case, zeros, the first row for all); everything else is one
-change of one node of the answer's syntax tree. Not made are changes that cannot change a result: operands of a
-commutative operation exchanged, an axis counted from the other end, gradients cut off where no input asks for one.
+Whole arguments are dropped by a wrapper (a value seen in a case, zeros, the first row for all), and so are gradients,
+where an input asks for one; everything else is one change of one node of the answer's syntax tree.
+
+A change may write the right answer in another form (`eps - out` for `out - eps`, squared). The rule for that is
+`equivalent`: computed in float64, on many draws, no number differs by more than rounding. An argument ignored, a size
+fixed, a gradient cut off and an input changed are never excused: the item must have a case that tells.
 """
 
 import ast
@@ -12,25 +15,33 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ldm_edu.grading.compare import difference
+from ldm_edu.grading.guard import Outcome, run
 from ldm_edu.grading.item import Item
+from ldm_edu.grading.items import ITEMS
+from ldm_edu.grading.verdict import complaint, outcomes
 
 SEEN = 20261  # the seed of the cases whose values and sizes get fixed; the grader draws others
-SECONDS = 1.0  # of processor time for one call
+SECONDS = 0.5  # of processor time for one call
+NEVER_EXCUSED = ("argument ignored", "size fixed", "no gradient", "input changed")
+ROUNDING = 1e-9  # of the largest number, in float64
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """``words`` : what was changed, and where."""
+    """``words`` : what was changed, and where. ``origin`` : the right answer that was changed."""
 
     words: str
     kind: str
     function: Callable[..., Any]
+    origin: Callable[..., Any]
 
 
 def mutants(item: Item) -> Iterator[Mutant]:
@@ -42,8 +53,44 @@ def mutants(item: Item) -> Iterator[Mutant]:
     if any(part.requires_grad for case in cases for part in _leaves(case.args)):
         yield from _cut_off(item.answer)
     for name, tree in _sources(item, module):
+        origin = _compiled(copy.deepcopy(tree), module)
         for kind, words, changed in _changes(tree, [case.args for case in cases]):
-            yield Mutant(f"{name}: {words}", kind, _ending(_compiled(changed, module)))
+            yield Mutant(f"{name}: {words}", kind, _ending(_compiled(changed, module)), origin)
+
+
+def loses(item: Item, function: Callable[..., Any]) -> bool:
+    """Whether the grader's own comparison finds a complaint on a case of the item."""
+    pairs = zip(item.cases(), _right(item.id, item.seed), strict=True)
+    return any(complaint(item, run(function, case.args, ours=True), wanted) for case, wanted in pairs)
+
+
+@cache
+def _right(item_id: str, seed: int) -> list[Outcome]:
+    item = replace(ITEMS[item_id], seed=seed)
+    return outcomes(item, item.answer, ours=True)
+
+
+def equivalent(item: Item, mutant: Mutant, draws: int = 30) -> bool:
+    """Whether a change is none: on every draw, in float64, the numbers of its origin up to rounding."""
+    if mutant.kind in NEVER_EXCUSED:
+        return False
+    torch.set_default_dtype(torch.float64)
+    try:
+        for seed in range(draws):
+            given = [replace(item, seed=SEEN + seed).cases() for _ in range(2)]
+            for one, other in zip(*given, strict=True):
+                right, got = (
+                    run(f, _doubled(c.args), ours=True) for f, c in ((mutant.origin, one), (mutant.function, other))
+                )
+                if got.error or difference(got.value, right.value, ROUNDING, ROUNDING):
+                    return False
+        return True
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def _doubled(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(a.double() if isinstance(a, Tensor) and a.dtype == torch.float32 else a for a in args)
 
 
 def _leaves(args: tuple[Any, ...]) -> list[Tensor]:
@@ -82,9 +129,11 @@ def _arguments(item: Item, seen: list[tuple[Any, ...]]) -> Iterator[Mutant]:
     names = list(inspect.signature(item.answer).parameters)
     for place, name in enumerate(names):
         for words, instead in _instead([args[place] for args in seen]):
-            yield Mutant(f"{name} ignored, {words}", "argument ignored", _without(item.answer, place, instead))
+            yield Mutant(
+                f"{name} ignored, {words}", "argument ignored", _without(item.answer, place, instead), item.answer
+            )
         if isinstance(seen[0][place], Tensor | list):
-            yield Mutant(f"{name} overwritten", "input changed", _overwriting(item.answer, place))
+            yield Mutant(f"{name} overwritten", "input changed", _overwriting(item.answer, place), item.answer)
 
 
 def _instead(values: list[Any]) -> list[tuple[str, Callable[[Any], Any]]]:
@@ -127,9 +176,9 @@ def _cut_off(answer: Callable[..., Any]) -> Iterator[Mutant]:
         value = answer(*args)
         return value.item() if value.ndim == 0 else value.tolist()
 
-    yield Mutant("under torch.no_grad", "no gradient", torch.no_grad()(answer))
-    yield Mutant("detached", "no gradient", lambda *args: answer(*args).detach())
-    yield Mutant("as Python's numbers", "no gradient", plain)
+    yield Mutant("under torch.no_grad", "no gradient", torch.no_grad()(answer), answer)
+    yield Mutant("detached", "no gradient", lambda *args: answer(*args).detach(), answer)
+    yield Mutant("as Python's numbers", "no gradient", plain, answer)
 
 
 # one node of the syntax tree
@@ -218,9 +267,17 @@ COMPARISONS = {
     ast.GtE: [ast.Gt, ast.LtE],
     ast.Eq: [ast.NotEq],
 }
-ROUNDING = ("round", "floor", "ceil", "trunc", "long", "int")
+ROUNDERS = ("round", "floor", "ceil", "trunc", "long", "int")
 METHODS = {"cos": "sin", "sin": "cos", "sqrt": "square", "square": "abs", "mean": "sum", "sum": "mean", "std": "var"}
-METHODS |= {"var": "std", "exp": "log", "log": "exp", "cumprod": "cumsum", "cumsum": "cumprod", "min": "max", "max": "min"}
+METHODS |= {
+    "var": "std",
+    "exp": "log",
+    "log": "exp",
+    "cumprod": "cumsum",
+    "cumsum": "cumprod",
+    "min": "max",
+    "max": "min",
+}
 METHODS |= {"argmax": "argmin", "relu": "softplus", "triu": "tril", "tril": "triu", "log10": "log", "rsqrt": "sqrt"}
 SHAPERS = {"contiguous", "clone", "double", "float", "view", "reshape", "flatten", "expand_as", "tolist", "eq"}
 
@@ -279,7 +336,7 @@ def _calls(node: ast.Call, sizes: list[int]) -> Iterator[tuple[str, ast.AST]]:
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     if name == "len":
         yield from (("size fixed", ast.Constant(n)) for n in sizes)
-    if name in ROUNDING and len(node.args) <= 1:
+    if name in ROUNDERS and len(node.args) <= 1:
         yield from _roundings(node, name)
     if name in METHODS and isinstance(node.func, ast.Attribute):
         yield "method", ast.Call(ast.Attribute(node.func.value, METHODS[name], node.func.ctx), node.args, node.keywords)

@@ -41,4 +41,3 @@ def different(rng: Generator, n: int, low: int, high: int) -> list[int]:
     if high - low + 1 < n:
         raise ValueError(f"there are only {high - low + 1} whole numbers from {low} to {high}, so draw at most as many")
     return [low + int(i) for i in torch.randperm(high - low + 1, generator=rng)[:n]]
-

@@ -94,4 +94,3 @@ class Item:
     def grade_id(self) -> str:
         """Its name in a notebook's metadata, where no dot is allowed."""
         return self.id.replace(".", "-")
-

@@ -16,7 +16,9 @@ NO_GRADIENT = (
     "`float(...)`, `.detach()` or `torch.no_grad()`."
 )
 DRAWN = "The same input gave two answers: use the numbers that you are given, and draw none yourself."
-CONSTANT = "Every input gave the same answer: do you use the inputs, and is the name that of a function, not of a value?"
+CONSTANT = (
+    "Every input gave the same answer: do you use the inputs, and is the name that of a function, not of a value?"
+)
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,18 @@ def judge(item: Item, got: Sequence[Outcome]) -> Verdict:
     if any(o.error.startswith("NotImplementedError") for o in got) or all(_missing(item, o) for o in got):
         return Verdict(item, False, f"not started: `{item.name}` is still to be written", started=False)
     wanted = outcomes(item, item.answer, ours=True)
-    complaints = [_complaint(item, g, w) for g, w in zip(got, wanted, strict=True)]
-    wrong = next((place for place, complaint in enumerate(complaints) if complaint), None)
+    complaints = [complaint(item, g, w) for g, w in zip(got, wanted, strict=True)]
+    wrong = next((place for place, found in enumerate(complaints) if found), None)
     if item.kind == "investigate":  # what came, but not what was expected: that would be the answer
         return Verdict(
             item, wrong is None, f"you answered {shown(got[0].value)}", "" if wrong is None else _recognised(item, got)
         )
     if wrong is None:
         return Verdict(item, True, f"right on {len(cases)} inputs")
-    complaint = str(complaints[wrong])
-    space = "\n" if "\n" in complaint else " "
+    words = str(complaints[wrong])
+    space = "\n" if "\n" in words else " "
     diagnosis = _recognised(item, got) or _general(item, got, wanted)
-    return Verdict(item, False, f"on {cases[wrong].words}:{space}{complaint}", diagnosis)
+    return Verdict(item, False, f"on {cases[wrong].words}:{space}{words}", diagnosis)
 
 
 def _missing(item: Item, outcome: Outcome) -> bool:
@@ -86,7 +88,8 @@ def _borrowed(outcome: Outcome) -> tuple[str, ...]:
     return outcome.borrowed or ((name,) if kind == "BorrowedError" else ())
 
 
-def _complaint(item: Item, got: Outcome, wanted: Outcome) -> str | None:
+def complaint(item: Item, got: Outcome, wanted: Outcome) -> str | None:
+    """What is wrong with an answer's outcome on one case, against the right one's; None where nothing is."""
     if wanted.error:  # bad input, which the right answer refuses
         kind = wanted.error.partition(":")[0]
         return None if got.error.startswith(kind) else f"expected a {kind}, which tells what is wrong with the input"

@@ -56,7 +56,10 @@ def summed_betas(steps: int, beta_start: float, beta_end: float) -> Tensor:
 def _schedules(rng: Generator) -> list[Case]:
     ends = [(whole(rng, 3, 40), number(rng, 0.01, 0.1), number(rng, 0.2, 0.5)) for _ in range(3)]
     few = [(4, 0.1, 0.4), (2, 0.2, 0.5), *ends]
-    return [Case("1000 steps from 0.00085 to 0.012", SD), *(Case(f"{n} steps from {a} to {b}", (n, a, b)) for n, a, b in few)]
+    return [
+        Case("1000 steps from 0.00085 to 0.012", SD),
+        *(Case(f"{n} steps from {a} to {b}", (n, a, b)) for n, a, b in few),
+    ]
 
 
 def roots_of_betas(steps: int, beta_start: float, beta_end: float) -> Tensor:
@@ -96,12 +99,10 @@ ALPHA_BAR = Item(
             roots_of_betas,
         ),
         Mistake(
-            "You take the square root at the end: that is the picture's factor, and alpha_bar is its share of variance.",
+            "You take the square root at the end: that is the picture's factor; alpha_bar is its share of variance.",
             lambda steps, a, b: alpha_bar(steps, a, b).sqrt(),
         ),
-        Mistake(
-            "You add the betas up. What is left after two steps is a share of a share: a product.", summed_betas
-        ),
+        Mistake("You add the betas up. What is left after two steps is a share of a share: a product.", summed_betas),
     ),
 )
 
@@ -122,7 +123,9 @@ def _shares(rng: Generator, name: str, shares: tuple[float, ...], low: float, hi
     small = [((2, 3, 4, 4), share) for share in shares]
     drawn = [(tuple(different(rng, n, 2, 7)), number(rng, low, high)) for n in (4, 3, 1)]
     return [
-        Case(f"tensors {shape}, {name} = {share}", (0.5 + normal(rng, *shape), normal(rng, *shape), torch.tensor(share)))
+        Case(
+            f"tensors {shape}, {name} = {share}", (0.5 + normal(rng, *shape), normal(rng, *shape), torch.tensor(share))
+        )
         for shape, share in small + drawn
     ]
 

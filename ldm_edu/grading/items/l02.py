@@ -320,7 +320,9 @@ def _levels(rng: Generator) -> list[Case]:
     small = [((2, 3, 4, 4), 0.5, 0.6), ((2, 3, 4, 4), 0.02, 0.03), ((8,), 0.99, 1.0)]
     drawn = [(tuple(different(rng, n, 2, 7)), number(rng, 0.05, 0.5), number(rng, 0.55, 0.95)) for n in (4, 2, 1)]
     return [
-        Case(f"tensors {shape}, alpha_bar {now} now and {nxt} next", (normal(rng, *shape), normal(rng, *shape), now, nxt))
+        Case(
+            f"tensors {shape}, alpha_bar {now} now and {nxt} next", (normal(rng, *shape), normal(rng, *shape), now, nxt)
+        )
         for shape, now, nxt in small + drawn
     ]
 
@@ -366,9 +368,7 @@ POSTERIOR = Item(
         Mistake(
             "You took alpha_bar for alpha: this one step keeps `now / nxt`, not `now`.",
             _posterior_of(
-                lambda x, x0, now, nxt: (
-                    nxt**0.5 * (1 - now) / (1 - now) * x0 + now**0.5 * (1 - nxt) / (1 - now) * x
-                ),
+                lambda x, x0, now, nxt: nxt**0.5 * (1 - now) / (1 - now) * x0 + now**0.5 * (1 - nxt) / (1 - now) * x,
                 lambda now, nxt: (1 - nxt) / (1 - now) * (1 - now),
             ),
         ),

@@ -160,9 +160,10 @@ def _over_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return scores.masked_fill(future, float("-inf")).softmax(dim=-2) @ v
 
 
-def _sizes(rng: Generator) -> list[list[int]]:
-    """Three times four different sizes from 2 to 6."""
-    return [different(rng, 4, 2, 6) for _ in range(3)]
+def _sizes(rng: Generator) -> list[tuple[int, int, int, int]]:
+    """Batch, heads, tokens, width: all different, with more tokens than numbers in a head and with fewer."""
+    drawn = [different(rng, 4, 2, 6) for _ in range(3)]
+    return [(b, h, n + 8, d) if place == 0 else (b, h, n, d + 5) for place, (b, h, n, d) in enumerate(drawn)]
 
 
 CAUSAL_ATTENTION = Item(
@@ -179,7 +180,7 @@ CAUSAL_ATTENTION = Item(
             f"{b} texts, {h} heads, {n} tokens of width {d}",
             tuple(normal(rng, b, h, n, d, gradient=True) for _ in range(3)),
         )
-        for b, h, n, d in ((2, 2, 5, 8), (1, 1, 4, 4), *((b, h, n, 5 + d) for b, h, n, d in _sizes(rng)))
+        for b, h, n, d in ((2, 2, 5, 8), (1, 1, 4, 4), *_sizes(rng))
     ],
     others={
         "PyTorch's own": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
@@ -263,15 +264,15 @@ def _pixels_and_words(rng: Generator) -> list[Case]:
     drawn = [(*different(rng, 5, 2, 9), whole(rng, 5, 7), heads) for heads in different(rng, 3, 2, 5)]
     return [
         Case(
-            f"{b} pictures of {n} pixels of width {wide}, {l} tokens of width {c}, {heads} heads of {d}",
+            f"{b} pictures of {n} pixels of width {wide}, {words} tokens of width {c}, {heads} heads of {d}",
             (
                 normal(rng, b, n, wide, gradient=True),
-                normal(rng, b, l, c, gradient=True),
+                normal(rng, b, words, c, gradient=True),
                 *(normal(rng, width, heads * d).mul(0.4).requires_grad_() for width in (wide, c, c)),
                 heads,
             ),
         )
-        for b, n, wide, l, c, d, heads in [(2, 9, 6, 4, 5, 4, 2), (1, 4, 8, 3, 8, 8, 1), *drawn]
+        for b, n, wide, words, c, d, heads in [(2, 9, 6, 4, 5, 4, 2), (1, 4, 8, 3, 8, 8, 1), *drawn]
     ]
 
 

@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Generator, Tensor
 
-from ldm_edu.grading.draw import different, normal, number, uniform, whole
+from ldm_edu.grading.draw import different, normal, number, uniform
 from ldm_edu.grading.item import Case, Item, Mistake
 
 # 06.drop_condition
@@ -333,7 +333,10 @@ def scale_at(ratio: float, scale: float, low: float, high: float) -> float:
 
 
 def _ratios(rng: Generator) -> list[Case]:
-    intervals = [(5.0, 0.3, 4.0), *((number(rng, 2.0, 9.0), number(rng, 0.1, 0.4), number(rng, 4.0, 9.0)) for _ in "abc")]
+    intervals = [
+        (5.0, 0.3, 4.0),
+        *((number(rng, 2.0, 9.0), number(rng, 0.1, 0.4), number(rng, 4.0, 9.0)) for _ in "abc"),
+    ]
     return [
         Case(f"sigma / alpha = {ratio:g}, guidance {scale:g} between {low:g} and {high:g}", (ratio, scale, low, high))
         for scale, low, high in intervals

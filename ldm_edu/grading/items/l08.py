@@ -67,7 +67,11 @@ def _names(rng: Generator) -> list[Case]:
         f"input_blocks.{numbers[place]}.0.{layer}.{('weight', 'bias')[whole(rng, 0, 1)]}"
         for place, layer in zip(different(rng, len(layers), 0, len(numbers) - 1), layers, strict=True)
     ]
-    few = ["input_blocks.1.0.in_layers.0.weight", "input_blocks.2.0.in_layers.2.bias", "input_blocks.8.0.out_layers.3.bias"]
+    few = [
+        "input_blocks.1.0.in_layers.0.weight",
+        "input_blocks.2.0.in_layers.2.bias",
+        "input_blocks.8.0.out_layers.3.bias",
+    ]
     return [Case(f"`{name}`", (name,)) for name in (*few, *drawn)]
 
 
@@ -126,9 +130,10 @@ def transformer_parameters(channels: int, context: int) -> int:
 
 def counted_by_torch(channels: int, context: int) -> int:
     nn, c = torch.nn, channels
-    layers = [nn.GroupNorm(1, c), *(nn.LayerNorm(c) for _ in range(3)), *(nn.Linear(c, c) for _ in range(4))]
-    layers += [nn.Linear(n, c, bias=False) for n in (c, c, c, c, context, context)]
-    layers += [nn.Linear(c, 8 * c), nn.Linear(4 * c, c)]
+    with torch.device("meta"):
+        layers = [nn.GroupNorm(1, c), *(nn.LayerNorm(c) for _ in range(3)), *(nn.Linear(c, c) for _ in range(4))]
+        layers += [nn.Linear(n, c, bias=False) for n in (c, c, c, c, context, context)]
+        layers += [nn.Linear(c, 8 * c), nn.Linear(4 * c, c)]
     return sum(p.numel() for layer in layers for p in layer.parameters())
 
 
@@ -194,7 +199,7 @@ def first_step_by_counting(steps: int, strength: float) -> int:
 
 
 def _runs(rng: Generator) -> list[tuple[int, float]]:
-    """Steps and strengths: twice a product that floating point puts below a whole number, three times a part of a step."""
+    """Steps and strengths: two products that floating point puts below a whole number, three with a part of a step."""
     every = [(steps, percent) for steps in range(10, 101) for percent in range(5, 96)]
     below = [(n, p / 100) for n, p in every if n * p % 100 == 0 and int(p / 100 * n) != n * p // 100]
     parts = [(n, p / 100) for n, p in every if n * p % 100 > 50]

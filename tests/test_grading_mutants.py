@@ -1,0 +1,61 @@
+"""Wrong answers made by rule from the right ones: all must lose, whatever is drawn."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from mutants import NEVER_EXCUSED, Mutant, equivalent, loses, mutants
+
+from ldm_edu.grading.item import Item
+from ldm_edu.grading.items import ITEMS
+from ldm_edu.grading.verdict import tried
+
+FUNCTIONS = [item for item in ITEMS.values() if item.kind != "investigate"]
+
+
+def survivors(item: Item, every: int) -> tuple[int, list[str]]:
+    """How many were tried, and those that get full marks without being the right answer in another form."""
+    made = list(mutants(item))[::every]
+    passed = [mutant for mutant in made if not loses(item, mutant.function)]
+    return len(made), [f"{m.kind}: {m.words}" for m in passed if not equivalent(item, m)]
+
+
+@pytest.mark.parametrize("item", FUNCTIONS, ids=lambda item: item.id)
+def test_a_few_wrong_answers_made_by_rule_get_no_marks(item: Item) -> None:
+    made, passed = survivors(replace(item, seed=7), every=30)
+    assert made > 0
+    assert passed == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("item", FUNCTIONS, ids=lambda item: item.id)
+def test_no_wrong_answer_made_by_rule_gets_marks(item: Item) -> None:
+    made, passed = survivors(item.fresh(), every=1)
+    assert made > 20
+    assert passed == []
+
+
+def test_what_the_tool_makes_is_of_every_kind() -> None:
+    names = ("01.q_sample", "02.add_time", "03.hinge_loss", "04.times")
+    kinds = {mutant.kind for name in names for mutant in mutants(ITEMS[name])}
+    assert kinds >= {*NEVER_EXCUSED, "rounding", "off by one", "operands exchanged", "operand left out", "axes"}
+
+
+def test_the_same_formula_in_another_form_is_excused_and_an_ignored_argument_never() -> None:
+    item = ITEMS["01.snr"]
+    form = Mutant("odds", "operator", lambda a: 1 / (1 / a - 1), item.answer)
+    assert equivalent(item, form)
+    assert not equivalent(item, replace(form, kind="argument ignored"))
+    assert not equivalent(item, replace(form, function=lambda a: a / (1 - a + 1e-6)))
+
+
+def test_an_endless_loop_is_stopped() -> None:
+    item = ITEMS["05.merge"]
+    endless = next(m for m in mutants(item) if m.words.startswith("answer: 1 -> 0"))
+    assert "TimeoutError" in tried(item, endless.function, ours=True).message
+
+
+def test_a_loss_without_gradient_is_said_to_have_none() -> None:
+    item = ITEMS["03.hinge_loss"]
+    found = tried(item, torch.no_grad()(item.answer), ours=True)
+    assert "no gradient" in found.diagnosis
