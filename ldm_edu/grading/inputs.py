@@ -40,8 +40,8 @@ def gradients(value: Any, args: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
     outputs = [part for part in _tensors(value) if part.requires_grad]
     if not leaves or not outputs:
         return (None,) * len(leaves)
-    total = sum((part * (1 + torch.arange(part.numel()).sin().view(part.shape))).sum() for part in outputs)
-    return torch.autograd.grad(total, leaves, allow_unused=True)
+    sums = [(part * (1 + torch.arange(part.numel()).sin().view(part.shape))).sum() for part in outputs]
+    return torch.autograd.grad(torch.stack(sums).sum(), leaves, allow_unused=True)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

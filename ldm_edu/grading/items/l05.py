@@ -334,10 +334,10 @@ def _pairs(rng: Generator) -> list[Case]:
     def units(n: int, width: int) -> Tensor:
         return F.normalize(normal(rng, n, width), dim=-1).requires_grad_()
 
-    drawn = [(*different(rng, 2, 3, 9), number(rng, 2.0, 20.0)) for _ in range(3)]
+    drawn = [(tuple(different(rng, 2, 3, 9)), number(rng, 2.0, 20.0)) for _ in range(3)]
     return [
         Case(f"{n} pairs of unit vectors of width {width}, scale {scale}", (units(n, width), units(n, width), scale))
-        for n, width, scale in [(6, 4, 10.0), (4, 4, 5.0), *drawn]
+        for (n, width), scale in [((6, 4), 10.0), ((4, 4), 5.0), *drawn]
     ]
 
 

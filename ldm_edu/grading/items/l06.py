@@ -30,10 +30,10 @@ def _captions(rng: Generator) -> list[Case]:
         return normal(rng, b, length, width), normal(rng, length, width), u, share
 
     sixteenths = different(rng, 3, 3, 13)  # exact in float32 as in float64
-    drawn = [(*different(rng, 3, 5, 9), n / 16) for n in sixteenths]
+    drawn = [(tuple(different(rng, 3, 5, 9)), n / 16) for n in sixteenths]
     return [
         Case(f"{b} captions of {length} tokens, a share of {share}", inputs(b, length, width, share))
-        for b, length, width, share in [(6, 3, 4, 0.125), (4, 4, 4, 0.5), *drawn, (30, 3, 2, 0.5)]
+        for (b, length, width), share in [((6, 3, 4), 0.125), ((4, 4, 4), 0.5), *drawn, ((30, 3, 2), 0.5)]
     ]
 
 

@@ -198,14 +198,15 @@ def first_step_by_counting(steps: int, strength: float) -> int:
     return min(steps - left, steps - 1)
 
 
+PERCENT = [(steps, percent) for steps in range(10, 101) for percent in range(5, 96)]
+BELOW = [(n, p / 100) for n, p in PERCENT if n * p % 100 == 0 and int(p / 100 * n) != n * p // 100]
+PARTS_LEFT = [(n, p / 100) for n, p in PERCENT if n * p % 100 > 50]
+
+
 def _runs(rng: Generator) -> list[tuple[int, float]]:
     """Steps and strengths: two products that floating point puts below a whole number, three with a part of a step."""
-    every = [(steps, percent) for steps in range(10, 101) for percent in range(5, 96)]
-    below = [(n, p / 100) for n, p in every if n * p % 100 == 0 and int(p / 100 * n) != n * p // 100]
-    parts = [(n, p / 100) for n, p in every if n * p % 100 > 50]
-    return [below[i] for i in different(rng, 2, 0, len(below) - 1)] + [
-        parts[i] for i in different(rng, 3, 0, len(parts) - 1)
-    ]
+    below = [BELOW[i] for i in different(rng, 2, 0, len(BELOW) - 1)]
+    return below + [PARTS_LEFT[i] for i in different(rng, 3, 0, len(PARTS_LEFT) - 1)]
 
 
 FIRST_STEP = Item(
