@@ -24,13 +24,14 @@ from torch import Tensor
 
 from ldm_edu.grading.compare import difference
 from ldm_edu.grading.guard import Outcome, run
+from ldm_edu.grading.inputs import copied, same
 from ldm_edu.grading.item import Item
 from ldm_edu.grading.items import ITEMS
 from ldm_edu.grading.verdict import complaint, outcomes
 
 SEEN = 20261  # the seed of the cases whose values and sizes get fixed; the grader draws others
 SECONDS = 0.5  # of processor time for one call
-NEVER_EXCUSED = ("argument ignored", "size fixed", "no gradient", "input changed")
+NEVER_EXCUSED = ("constants typed", "argument ignored", "size fixed", "no gradient", "input changed")
 ROUNDING = 1e-9  # of the largest number, in float64
 
 
@@ -49,6 +50,7 @@ def mutants(item: Item) -> Iterator[Mutant]:
     module = inspect.getmodule(item.answer)
     assert module is not None
     cases = replace(item, seed=SEEN).cases()
+    yield Mutant("what a check has shown, typed in", "constants typed", _typed(item), item.answer)
     yield from _arguments(item, [case.args for case in cases])
     if any(part.requires_grad for case in cases for part in _leaves(case.args)):
         yield from _cut_off(item.answer)
@@ -152,6 +154,21 @@ def _instead(values: list[Any]) -> list[tuple[str, Callable[[Any], Any]]]:
         if not any(value == other for other in kept):
             kept.append(value)
     return [(f"{str(value)[:30]} for it", lambda _, value=value: copy.copy(value)) for value in kept[-4:]]
+
+
+def _typed(item: Item) -> Callable[..., Any]:
+    """Right on every case that was seen, and elsewhere what was expected on the first of them."""
+    seen = [(case.args, item.answer(*copied(case.args))) for case in replace(item, seed=SEEN).cases()]
+
+    def mutant(*args: Any) -> Any:
+        known = (value for given, value in seen if same(_values(given), _values(args)))
+        return copied(next(known, seen[0][1]))
+
+    return mutant
+
+
+def _values(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(a.detach() if isinstance(a, Tensor) else a for a in args if not callable(a))
 
 
 def _without(answer: Callable[..., Any], place: int, instead: Callable[[Any], Any]) -> Callable[..., Any]:

@@ -49,6 +49,46 @@ def test_the_same_formula_in_another_form_is_excused_and_an_ignored_argument_nev
     assert not equivalent(item, replace(form, function=lambda a: a / (1 - a + 1e-6)))
 
 
+def counted_down(steps: int, total: int) -> list[int]:
+    return [int(total - i * total / steps) - 1 for i in range(steps)]
+
+
+def windows_in_place(tokens: list[int], start: int, end: int) -> torch.Tensor:
+    rows = ITEMS["08.windows"].answer(tokens, start, end)
+    tokens += [end] * (-len(tokens) % 75)
+    return rows
+
+
+def by_heads(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return ITEMS["05.causal_attention"].answer(q * q.shape[-1] ** 0.5 / q.shape[1], k, v)
+
+
+# Answers that got full marks before the cases were drawn.
+ONCE_RIGHT = {
+    "rounded down, where all step counts divide 1000": ("07.trailing", counted_down),
+    "of a thousand times, whatever the total": ("07.trailing", lambda n, _: ITEMS["07.trailing"].answer(n, 1000)),
+    "heads for the root of the width": ("05.causal_attention", by_heads),
+    "the largest token": ("05.end_state", lambda s, t, _: s[torch.arange(len(s)), t.argmax(1)]),
+    "capitals lost": ("05.merge", lambda parts, pair: [p.lower() for p in ITEMS["05.merge"].answer(parts, pair)]),
+    "a list changed in place": ("08.windows", windows_in_place),
+    "a batch of three": ("02.add_time", lambda h, shift: h + shift.view(3, -1, 1, 1)),
+    "a tenth of the SNR at its low end": ("01.snr", lambda a: a / (1 - a) + 0.005),
+    "one time too low": ("04.times", lambda u, n: ITEMS["04.times"].answer(u, n) - 1),
+    "a tenth of the captions, always": (
+        "06.drop_condition",
+        lambda c, b, u, _: ITEMS["06.drop_condition"].answer(c, b, u, 0.125),
+    ),
+    "a loss that is a number": ("02.noise_loss", lambda *args: ITEMS["02.noise_loss"].answer(*args).item()),
+}
+
+
+@pytest.mark.parametrize("words", ONCE_RIGHT)
+def test_what_once_got_full_marks_gets_none(words: str) -> None:
+    item_id, answer = ONCE_RIGHT[words]
+    found = tried(ITEMS[item_id], answer, ours=True)
+    assert (found.points, found.started) == (0, True)
+
+
 def test_an_endless_loop_is_stopped() -> None:
     item = ITEMS["05.merge"]
     endless = next(m for m in mutants(item) if m.words.startswith("answer: 1 -> 0"))
