@@ -266,12 +266,12 @@ def test_a_replayed_network_draws_the_same(name: str, second: SecondDevice, monk
 
     plain, replayed = (lively(TOY).to(NAME) for _ in range(2))
     assert replayed.autoencoder is not None
-    for network in (replayed.unet, replayed.autoencoder.decoder):
-        bench_gpu.ready(network, compiled=False)
+    for network, method in ((replayed.unet, "step"), (replayed.autoencoder.decoder, "forward")):
+        bench_gpu.ready(network, method, compiled=False)
     orders = ([1], [2], [1, 2], [3])  # the third has another shape
     for seeds in orders:
         torch.testing.assert_close(draw(replayed, seeds), draw(plain, seeds), **NEAR)
-    assert len(replayed.unet.forward.recordings) == 2  # type: ignore[attr-defined]
+    assert len(replayed.unet.step.recordings) == 2  # type: ignore[attr-defined]
 
 
 # --- pages and pictures ---------------------------------------------------------------------------------------------
