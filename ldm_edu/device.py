@@ -3,9 +3,16 @@
 import torch
 
 
-def default_device() -> torch.device:
-    """The accelerator that PyTorch finds, a GPU of NVIDIA, AMD, Intel or Apple; else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+def default_device(*, float64: bool = False) -> torch.device:
+    """The accelerator that PyTorch finds, a GPU of NVIDIA, AMD, Intel or Apple; else the CPU.
+
+    Parameters
+    ----------
+    float64
+        whether the work needs numbers of 64 bits there, as the levels in a training step; Apple's GPU has none.
+    """
+    found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    return torch.device("cpu") if float64 and found.type == "mps" else found
 
 
 def device_name(device: torch.device) -> str:

@@ -18,8 +18,8 @@ one, and drops white space. Two differences, neither within reach of a prompt: a
 refuses, reads as "?" here; and a run of more than 16,384 characters without a space is cut there.
 
 CLIP's first release cleaned a text first: curly quotes became straight ones, full-width letters and ligatures plain
-letters, and broken encodings and HTML entities what they stood for. Neither `transformers` 5 nor this tokenizer does. To
-read such a text as the first release did, give it ``html.unescape(html.unescape(ftfy.fix_text(text)))``.
+letters, and broken encodings and HTML entities what they stood for. Neither `transformers` 5 nor this tokenizer does.
+To read such a text as the first release did, give it ``html.unescape(html.unescape(ftfy.fix_text(text)))``.
 """
 
 import gzip

@@ -182,6 +182,18 @@ def test_outpainting() -> None:
     same(draw)
 
 
+def test_drawing_needs_no_float64_there(second: SecondDevice) -> None:
+    """Apple's GPU, where networks run by default too, has none."""
+    second.float64 = False
+    with pytest.raises(TypeError, match="float64"):
+        torch.zeros(2, dtype=torch.float64, device=elsewhere())
+    model = lively(TOY).to(NAME)
+    edit = Edit(picture(), mask=torch.linspace(0, 1, 16).expand(1, 1, 16, 16))
+    for sampler in (SAMPLERS["ddim"], dpmpp_2m):
+        *_, last = model.generate(["a (b:1.3)"], steps=3, sampler=sampler, edit=edit)
+        assert model.decode(last.x).device == elsewhere()
+
+
 def test_there_and_back_whole_and_in_tiles() -> None:
     large = picture(96)
     same(lambda model: model.decode(model.encode(large)))
@@ -254,12 +266,12 @@ def test_a_replayed_network_draws_the_same(name: str, second: SecondDevice, monk
 
     plain, replayed = (lively(TOY).to(NAME) for _ in range(2))
     assert replayed.autoencoder is not None
-    for network in (replayed.unet, replayed.autoencoder.decoder):
-        bench_gpu.ready(network, compiled=False)
+    for network, method in ((replayed.unet, "step"), (replayed.autoencoder.decoder, "forward")):
+        bench_gpu.ready(network, method, compiled=False)
     orders = ([1], [2], [1, 2], [3])  # the third has another shape
     for seeds in orders:
         torch.testing.assert_close(draw(replayed, seeds), draw(plain, seeds), **NEAR)
-    assert len(replayed.unet.forward.recordings) == 2  # type: ignore[attr-defined]
+    assert len(replayed.unet.step.recordings) == 2  # type: ignore[attr-defined]
 
 
 # --- pages and pictures ---------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from ldm_edu.datasets.compose import (
     several,
     side_by_side,
 )
-from ldm_edu.datasets.compose_check import halves, read_colour, read_count
+from ldm_edu.datasets.compose_check import find_things, halves, in_colour, read_colour, read_count
 from ldm_edu.datasets.emoji import STYLES, EmojiTensors
 from ldm_edu.datasets.hues import find_body, name_colour, oklab, recolour, srgb
 from ldm_edu.datasets.patches import patches
@@ -154,6 +154,19 @@ def test_two_things_stand_on_the_sides_that_are_said(relation: str, left: str) -
     sides = halves(on_white(made.rgba))
     assert [read_colour(side) for side in sides] == (["red", "blue"] if left == "red" else ["blue", "red"])
     assert all(side.shape == (3, 64, 64) for side in sides)
+
+
+def test_a_thing_is_seen_in_its_own_colour_again() -> None:
+    body = find_body(disc(RED))
+    assert body is not None
+    blue = on_white(recolour(disc(RED), body, "blue"))
+    assert read_colour(blue) == "blue"
+    again = in_colour(blue, body.colour)
+    assert read_colour(again) == "red"
+    inside = find_things(on_white(disc(RED)))
+    assert (again - on_white(disc(RED)))[:, inside].abs().mean() < 0.1
+    nothing = torch.ones(3, 64, 64)
+    assert torch.equal(in_colour(nothing, body.colour), nothing)
 
 
 def test_a_picture_of_nothing_reads_as_nothing() -> None:

@@ -287,8 +287,8 @@ def test_the_three_branches_are_one_batch_or_three() -> None:
 
 
 def test_a_network_that_reads_what_no_picture_gives_is_refused() -> None:
-    preset = dataclasses.replace(TOY, unet=dataclasses.replace(TOY.unet, in_channels=5, beside="depth"))
-    with pytest.raises(ValueError, match="reads 'depth' besides the sample"):
+    preset = dataclasses.replace(TOY, unet=dataclasses.replace(TOY.unet, in_channels=7, beside="low_res"))
+    with pytest.raises(ValueError, match="reads 'low_res' besides the sample"):
         lively(preset).generate(["a"], edit=Edit(pictures()))
 
 

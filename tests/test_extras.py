@@ -107,6 +107,7 @@ def test_networks_run_on_the_accelerator_that_pytorch_finds(found: str, monkeypa
     accelerator = None if found == "cpu" else torch.device(found)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: accelerator)
     assert default_device() == torch.device(found)
+    assert default_device(float64=True) == torch.device("cpu" if found == "mps" else found)
 
 
 def test_nothing_else_looks_for_a_gpu() -> None:

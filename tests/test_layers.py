@@ -47,6 +47,7 @@ LEVELS = {
     "ldm_edu.convert": 8,
     "ldm_edu.classifiers": 8,
     "ldm_edu.model": 8,
+    "ldm_edu.cascade": 8,
     "ldm_edu.datasets": 9,
     "ldm_edu.training": 9,
     "ldm_edu.evaluate": 10,

@@ -74,7 +74,7 @@ def evaluate(
             )
     draw = _drawer(pipeline, steps=steps, guidance=guidance, sampler=SAMPLERS[sampler])
     restore = _restorer(pipeline)
-    size, factor = pipeline.preset.size, pipeline.preset.autoencoder.factor if pipeline.preset.autoencoder else 1
+    size, factor = pipeline.preset.size, pipeline.codec.factor
     if pipeline.preset.name == "shapes":
         sections = evaluate_shapes(draw, restore, count=count, size=size, seed=seed)
     elif pipeline.preset.name == "emoji":
@@ -103,9 +103,10 @@ def train_step(
 ) -> None:
     """Time a training step of the U-Net against the same network of diffusers, alternately."""
     from ldm_edu.evaluate.bench import bench_train_step
+    from ldm_edu.families import unet_preset
 
     began = time.perf_counter()
-    section = bench_train_step(find_preset(preset), batch=batch, rounds=rounds)
+    section = bench_train_step(unet_preset(find_preset(preset)), batch=batch, rounds=rounds)
     report({"preset": preset, "batch": batch, "rounds": rounds}, [section], began, out)
 
 
@@ -118,9 +119,10 @@ def step(
 ) -> None:
     """Time a guided step on the CPU against diffusers, alternately; sd15 needs 12 GB of memory."""
     from ldm_edu.evaluate.bench_step import bench_step
+    from ldm_edu.families import unet_preset
 
     began = time.perf_counter()
-    section = bench_step(find_preset(preset), size=size, rounds=rounds)
+    section = bench_step(unet_preset(find_preset(preset)), size=size, rounds=rounds)
     report({"preset": preset, "size": size, "rounds": rounds}, [section], began, out)
 
 
@@ -134,9 +136,10 @@ def sizes(
 ) -> None:
     """Time a guided step on the CPU at two sizes; sd15 needs 6 GB of memory and some minutes."""
     from ldm_edu.evaluate.bench_step import bench_sizes
+    from ldm_edu.families import unet_preset
 
     began = time.perf_counter()
-    section = bench_sizes(find_preset(preset), sizes=(small, large), rounds=rounds)
+    section = bench_sizes(unet_preset(find_preset(preset)), sizes=(small, large), rounds=rounds)
     report({"preset": preset, "small": small, "large": large, "rounds": rounds}, [section], began, out)
 
 
@@ -167,9 +170,10 @@ def gpu(
     The record is written anew after each table.
     """
     from ldm_edu.evaluate.bench_gpu import bench_gpu
+    from ldm_edu.families import unet_preset
 
     began, sections = time.perf_counter(), []
-    for section in bench_gpu(find_preset(preset), part, size=size, rounds=rounds):
+    for section in bench_gpu(unet_preset(find_preset(preset)), part, size=size, rounds=rounds):
         sections.append(section)
         report({"preset": preset, "part": part, "size": size, "rounds": rounds}, sections, began, out)
 

@@ -92,11 +92,11 @@ class TwoTextConditioner:
             if there is no prompt, or they are of lengths that make no batch.
         """
         read, size = self.read(prompts), size or self.size
-        cond, first = batch(read, self._conditions), [*(original or size), *crop]
+        cond, first = batch(read, self._conditions), (*(original or size), *crop)
         if self.numbers == "target":
-            rows = [[*first, *(target or size)]] * len(read)
+            rows: list[tuple[float, ...]] = [(*first, *(target or size))] * len(read)
         else:
-            rows = [[*first, SCORES[text.empty] if score is None else score] for text in read]
+            rows = [(*first, SCORES[text.empty] if score is None else score) for text in read]
         assert cond.vector is not None
         numbers = sinusoids(torch.tensor(rows, dtype=torch.float32)).to(cond.vector)  # (B, numbers * WIDTH)
         return Conditioning(cond.context, torch.cat([cond.vector, numbers], dim=1))

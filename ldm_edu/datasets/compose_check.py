@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_edu.datasets.hues import name_colour
+from ldm_edu.datasets.backgrounds import background, composite
+from ldm_edu.datasets.hues import find_body, name_colour, repaint
 from ldm_edu.datasets.patches import patches
 
 INK = 0.15  # a pixel this far from the ground in one channel, in [0, 1], belongs to a thing
@@ -24,6 +25,17 @@ def read_colour(image: Tensor) -> str:
     """The word for the main colour of what a picture (3, H, W) in [-1, 1] shows, "" where none fits."""
     mask = find_things(image)
     return name_colour(((image.float() + 1) / 2).clamp(0, 1), mask) if mask.any() else ""
+
+
+def in_colour(image: Tensor, colour: Tensor) -> Tensor:
+    """What a picture (3, H, W) in [-1, 1] shows, its main colour exchanged for another, Oklab (3,), on white.
+
+    As it is where no colour is the main one.
+    """
+    alpha = 255 * find_things(image)[None]  # (1, H, W)
+    rgba = torch.cat([(image.clamp(-1, 1) + 1) * 127.5, alpha]).byte()  # (4, H, W)
+    body = find_body(rgba) if alpha.any() else None
+    return image if body is None else composite(repaint(rgba, body, colour)[None], background("white"))[0]
 
 
 def read_count(image: Tensor) -> int:

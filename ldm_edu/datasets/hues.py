@@ -64,6 +64,11 @@ class Body(NamedTuple):
     chroma: float  # 0: the main colour is a grey
     hue: float  # radians
 
+    @property
+    def colour(self) -> Tensor:
+        """Its main colour in Oklab, (3,)."""
+        return torch.tensor([self.lightness, self.chroma * math.cos(self.hue), self.chroma * math.sin(self.hue)])
+
 
 def find_body(rgba: Tensor) -> Body | None:
     """The main colour of a drawing (4, H, W) uint8: of its hues the one with the largest area, or else a grey.
@@ -83,7 +88,9 @@ def find_body(rgba: Tensor) -> Body | None:
         if near.sum() >= LEAST_BODY * area:
             edge = (_apart(hue, main) - SPAN) / math.radians(12)  # below 0 inside
             weight = (1 - edge).clamp(0, 1) * ((chroma - GREY / 2) / (GREY / 2)).clamp(0, 1)  # (H, W)
-            return Body(weight, float(lab[0][near].median()), float(chroma[near].median()), float(main))
+            mean = lab[:, near].mean(1)  # (3,)
+            own = math.atan2(float(mean[2]), float(mean[1]))
+            return Body(weight, float(lab[0][near].median()), float(chroma[near].median()), own)
     plain = solid & (chroma <= GREY) & (lab[0] > 0.35)  # outlines and pupils are darker
     if plain.sum() < LEAST_GREY * area:
         return None
@@ -98,14 +105,18 @@ def _apart(hue: Tensor, other: Tensor) -> Tensor:
 
 
 def recolour(rgba: Tensor, body: Body, hue: str) -> Tensor:
-    """A drawing (4, H, W) uint8 with its body in another colour, shaded as before; all else stays.
+    """A drawing (4, H, W) uint8 with its body in one of the named colours; all else stays.
 
     >>> apple = torch.tensor([200, 30, 30, 255], dtype=torch.uint8).view(4, 1, 1).repeat(1, 4, 4)
     >>> name_colour(recolour(apple, find_body(apple), "blue")[:3] / 255, torch.ones(4, 4, dtype=torch.bool))
     'blue'
     """
+    return repaint(rgba, body, PALETTE[:, HUES.index(hue)])
+
+
+def repaint(rgba: Tensor, body: Body, target: Tensor) -> Tensor:
+    """A drawing (4, H, W) uint8 with its body in another colour, Oklab (3,), shaded as before."""
     lab = oklab(rgba[:3] / 255)  # (3, H, W)
-    target = PALETTE[:, HUES.index(hue)]  # (3,)
     lightness = target[0] + 0.8 * (lab[0] - body.lightness)  # (H, W)
     vivid = (lab[1:].norm(dim=0) / body.chroma).clamp(0.35, 1.4) if body.chroma else torch.ones_like(lightness)
     new = torch.stack([lightness.clamp(0.05, 0.99), vivid * target[1], vivid * target[2]])  # (3, H, W)

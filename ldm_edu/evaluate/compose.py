@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ldm_edu.classifiers import TrainedClassifier
 from ldm_edu.datasets.compose import Drawing, Drawings, Made, drawings, in_hue, several, side_by_side
-from ldm_edu.datasets.compose_check import halves, read_colour, read_count
+from ldm_edu.datasets.compose_check import halves, in_colour, read_colour, read_count
 from ldm_edu.datasets.emoji import STYLES, caption, emoji_splits, emoji_tensors
 from ldm_edu.datasets.words import RELATIONS, thing
 from ldm_edu.evaluate.emoji import Draw, Restore, on_white
@@ -32,6 +32,7 @@ class Asked:
     made: Made
     names: tuple[str, ...]
     sided: bool = False  # the caption says which is on the left
+    own: Tensor | None = None  # the main colour of the drawing as it was, Oklab (3,)
 
     @property
     def caption(self) -> str:
@@ -45,8 +46,9 @@ def held_out_hues(source: Drawings) -> list[Asked]:
     for name, hue in sorted(emoji_splits().hues):
         if name not in source.starter or any(hue == read_colour(on_white(d.rgba[None])[0]) for d in source.of[name]):
             continue
-        if made := in_hue(source, _in_turn(source.of[name], len(found)), hue):
-            found.append(Asked(made, (name,)))
+        drawing = _in_turn(source.of[name], len(found))
+        if (body := source.body(drawing)) and (made := in_hue(source, drawing, hue)):
+            found.append(Asked(made, (name,), own=body.colour))
     return found
 
 
@@ -120,11 +122,15 @@ def _shuffled(every: Sequence[Asked], count: int, seed: int) -> list[Asked]:
 
 
 def hue_figures(asked: Sequence[Asked], names: Names, *pictures: Tensor) -> list[Figure]:
-    """How often the main colour is the one asked for, the thing is, and both are."""
+    """How often the main colour is the one asked for, the thing is, and both are.
+
+    The judge was never shown a blue carrot, so the thing is repainted in its own colour before the judge looks.
+    """
     columns = []
     for images in pictures:
+        natural = [in_colour(i, each.own) for i, each in zip(images, asked, strict=True) if each.own is not None]
         hue = [read_colour(image) == each.made.hue for image, each in zip(images, asked, strict=True)]
-        same = [name in each.names for name, each in zip(names.of(images), asked, strict=True)]
+        same = [name in each.names for name, each in zip(names.of(torch.stack(natural)), asked, strict=True)]
         columns.append([hue, same, [a and b for a, b in zip(hue, same, strict=True)]])
     return _figures(("colour", "thing", "colour and thing"), columns, goals=(0.85, None, None))
 

@@ -93,9 +93,8 @@ def recognise(file: WeightFile) -> SDXLPreset | None:
 def recognise_refiner(file: WeightFile) -> SDXLPreset | None:
     """The refiner, by the width of the text states that it reads, and its vector."""
     unet, refiner = unet_shapes(file), SDXL_REFINER.unet
-    if unet is None or (unet.contexts, unet.vector) != ({refiner.context_dim}, refiner.vector_dim):
-        return None
-    return SDXL_REFINER
+    found = unet is not None and unet.contexts == {refiner.context_dim} and unet.vector == refiner.vector_dim
+    return SDXL_REFINER if found else None
 
 
 def notes(file: WeightFile) -> list[str]:
@@ -132,10 +131,14 @@ def _prediction(file: WeightFile) -> tuple[Prediction, str]:
 
 
 def _schedule_of(file: WeightFile) -> ScheduleConfig:
-    ends = {
-        end: file.read(f"edm_vpred.{end}") for end in ("sigma_min", "sigma_max") if f"edm_vpred.{end}" in file.tensors
-    }
-    return dataclasses.replace(COSXL.schedule, **{end: round(float(value), 6) for end, value in ends.items()})
+    """CosXL's schedule with the ends that its file names."""
+
+    def end(name: str, usual: float) -> float:
+        return round(float(file.read(f"edm_vpred.{name}")), 6) if f"edm_vpred.{name}" in file.tensors else usual
+
+    usual = COSXL.schedule
+    low, high = end("sigma_min", usual.sigma_min), end("sigma_max", usual.sigma_max)
+    return dataclasses.replace(usual, sigma_min=low, sigma_max=high)
 
 
 def _depths(file: WeightFile) -> tuple[int, ...]:

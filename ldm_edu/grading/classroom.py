@@ -44,9 +44,10 @@ class GradeOutside(NbGraderPreprocessor):
         IsolationError
             if isolation is required and this computer has none.
         """
-        isolated = isolates(self.isolate)
+        choice: Any = self.isolate  # one of the three, as the trait has checked
+        isolated = isolates(choice)
         if not isolated:
-            self.log.warning(unprotected(self.isolate))
+            self.log.warning(unprotected(choice))
         with TemporaryDirectory(prefix="ldm-edu-class-") as folder:
             path = Path(folder) / "notebook.ipynb"
             nbformat.write(nb, path)

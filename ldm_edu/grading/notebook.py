@@ -45,7 +45,7 @@ def grade(path: Path, limits: Limits | None = None, *, isolated: bool | None = N
     """
     try:
         cells = _cells(path)
-        items = _items(cells, path)
+        items = [item.fresh() for item in _items(cells, path)]
         if not items:
             return Graded(path, (), (f"{printable(path.name)} holds no exercise of this course",))
         return _graded(path, cells, items, limits or Limits(), isolates("auto") if isolated is None else isolated)
@@ -156,8 +156,7 @@ def _cells(path: Path) -> list[_Cell]:
 def _cell(place: int, cell: dict[str, Any]) -> _Cell:
     marks = _field(_field(cell, "metadata", dict), "nbgrader", dict)
     source = cell.get("source")
-    lines = [line for line in source if isinstance(line, str)] if isinstance(source, list) else [source]
-    text = "".join(lines) if lines and isinstance(lines[0], str) else ""
+    text = "".join(line for line in (source if isinstance(source, list) else [source]) if isinstance(line, str))
     checks = all(line.startswith(("check(", "hint(", "#")) for line in text.splitlines() if line.strip())
     return _Cell(place, text, _field(marks, "grade_id", str) if marks.get("solution") and not checks else "", checks)
 

@@ -85,8 +85,9 @@ def environment(home: str) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
-    data = _data()
-    return variables if data is None else variables | {"LDM_EDU_DATA": str(data)}
+    for folder in _data():
+        variables["LDM_EDU_DATA"] = str(folder)
+    return variables
 
 
 def isolated(command: Sequence[str], *options: str) -> list[str]:
@@ -112,16 +113,14 @@ def _view() -> Iterator[str]:
     for name in SETTINGS:
         yield from ("--ro-bind-try", f"/etc/{name}", f"/etc/{name}")
     installed = _installed()
-    shown = dict.fromkeys(filter(None, (*installed, PACKAGE, _data())), "--ro-bind")
-    if PACKAGE.parent not in installed:  # a checkout, with solutions: none of it shows but the folders above
-        shown[PACKAGE.parent] = "--tmpfs"
-    for folder, mount in sorted(shown.items()):  # a folder comes before those inside it
-        yield from (mount, str(folder)) if mount == "--tmpfs" else (mount, str(folder), str(folder))
-    for answers in _answers(installed):
-        yield from ("--tmpfs", str(answers), "--remount-ro", str(answers))
+    shown = {folder: ["--ro-bind", str(folder), str(folder)] for folder in (*installed, PACKAGE, *_data())}
+    shown |= {folder: ["--tmpfs", str(folder)] for folder in _answers(installed)}
+    for folder in sorted(shown):  # each comes before those inside it
+        yield from shown[folder]
     yield from ("--proc", "/proc", "--dev", "/dev", *_space("/dev/shm"))
-    for folder in ("/proc", "/dev", "/"):  # in /proc/sys the superuser could write to the kernel, even from in here
-        yield from ("--remount-ro", folder)
+    # in /proc/sys the superuser could write to the kernel, even from in here
+    for place in ("/proc", "/dev", *map(str, _answers(installed)), "/"):
+        yield from ("--remount-ro", place)
 
 
 def _space(folder: str) -> Iterator[str]:
@@ -138,16 +137,18 @@ def _installed() -> list[Path]:
     return [folder for folder in found if folder.is_dir() and folder != Path("/usr")]
 
 
-def _data() -> Path | None:
+def _data() -> list[Path]:
     """The folder of the shipped data, if there is one."""
     try:
-        return data_dir().resolve()
+        return [data_dir().resolve()]
     except FileNotFoundError:
-        return None
+        return []
 
 
 def _answers(installed: Sequence[Path]) -> Iterator[Path]:
     """Every place where the right answers of this course, or of another copy that is installed, would show."""
+    if PACKAGE.parent not in installed:  # a checkout, with solutions: none of it shows but the package and the data
+        yield PACKAGE.parent
     for folder in {PACKAGE.parent, *installed}:
         answers = folder / PACKAGE.name / "grading" / "items"
         if answers.is_dir():

@@ -82,11 +82,14 @@ def plain(value: Any) -> Any:
             return Tensor.detach(value).as_subclass(Tensor).cpu().clone()
     if value is None or isinstance(value, bool):
         return value
-    for word in (int, float, str):  # and not a subclass, which may answer to a comparison as it likes
-        if isinstance(value, word):
-            return word.__str__(value) if word is str else word.__pos__(value)
-    if type(value).__module__ == "numpy":
-        return plain(torch.as_tensor(value))
+    if isinstance(value, int):  # as a plain number or word: a subclass may answer to a comparison as it likes
+        return int.__pos__(value)
+    if isinstance(value, float):
+        return float.__pos__(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if type(value).__module__ == "numpy" and hasattr(value, "dtype"):
+        return plain(value.tolist() if value.dtype.kind in "USO" else torch.as_tensor(value))
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, Sequence):

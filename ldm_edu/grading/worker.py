@@ -84,7 +84,7 @@ def prepare() -> Any:
     for name in (ITEMS, "ldm_edu.grading.interactive", *(n for n in sys.modules if n.startswith("ldm_edu.grading."))):
         sys.modules[name] = None  # type: ignore[assignment]  # importing it fails from now on
         vars(grading).pop(name.rpartition(".")[2], None)
-    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    shell: Any = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
     shell.ast_node_interactivity = "none"  # the value of a cell's last line is not shown
     shell.display_formatter.active_types = []  # pictures are not looked at, and may be any size
     shell.display_pub.publish = shell.showtraceback = shell.showsyntaxerror = quiet

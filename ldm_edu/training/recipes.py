@@ -5,8 +5,28 @@ the weights under data/checkpoints, and their model cards name it, and what was 
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from ldm_edu.config import ClassifierConfig
+
+
+class Recipe(Protocol):
+    """What the recipe of every network says."""
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Pictures a step."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """What all randomness of the run is drawn from."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -141,6 +161,7 @@ CLIPS = {
 
 UNETS = {
     "toy": UNetRecipe(steps=40, batch=8, lr=1e-3, ema_decay=0.9),
+    "toy_dit": UNetRecipe(steps=40, batch=8, lr=1e-2, gamma=None, ema_decay=0.9),
     "fashion": UNetRecipe(steps=2000, batch=32, lr=2e-3, gamma=None),
     "shapes": UNetRecipe(steps=8000, batch=64, lr=1e-3, joint_text=True),
     "emoji": UNetRecipe(steps=7500, batch=64, lr=8e-4, partial=0.2, narrow_from=0.17, others=0.4),

@@ -6,20 +6,22 @@ the U-Net, which reads both. Each run's own state, by which it resumes, lies in 
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ldm_edu.build import build
+from ldm_edu.checkpoint.find import find_checkpoint
 from ldm_edu.checkpoint.io import load_preset, load_tensors, save_checkpoint, save_tensors
 from ldm_edu.classifiers import load_classifier, save_classifier
-from ldm_edu.conditioners.classes import ClassConditioner
-from ldm_edu.config import UNetPreset
+from ldm_edu.codec import LatentCodec
+from ldm_edu.config import Preset, UNetPreset
 from ldm_edu.datasets.emoji import STYLES, emoji_labels
 from ldm_edu.datasets.fashion import FashionTensors, fashion_tensors
-from ldm_edu.families import PRESETS
+from ldm_edu.families import family_of, unet_preset
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.classifier import Classifier
 from ldm_edu.models.clip import CLIP, TextEncoder
@@ -34,28 +36,44 @@ from ldm_edu.training.guard import (
     refuse_under_unet,
     settings,
 )
-from ldm_edu.training.parts import new_unet, same_model
+from ldm_edu.training.parts import load_unet, new_unet, ready_to_learn, same_model
 from ldm_edu.training.recipes import (
     AutoencoderRecipe,
     ClassifierRecipe,
     ClipRecipe,
     DecoderRecipe,
+    Recipe,
     UNetRecipe,
 )
-from ldm_edu.training.state import Task
+from ldm_edu.training.state import ONE_FILE, Store, Task
 from ldm_edu.training.tasks import AutoencoderTask, ClassifierTask, ClipTask, DecoderTask
 from ldm_edu.weights.fit import load_into
 
 
 @dataclass(frozen=True)
 class Run:
-    """Something to train: hand ``task``, ``steps`` and ``seed`` to `train`, then call ``export``."""
+    """Something to train: hand ``task``, ``steps``, ``seed`` and ``store`` to `train`, then call ``export``."""
 
     task: Task
-    steps: int
-    seed: int
+    recipe: Recipe
     export: Callable[[], None]  # writes the trained part into the checkpoint folder
-    settings: dict[str, Any] = field(default_factory=dict)  # what decides its curve: see `same_settings`
+    settings: dict[str, Any]  # what decides its curve: see `same_settings`
+    store: Store = ONE_FILE
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self.recipe.steps
+
+    @property
+    def seed(self) -> int:
+        """What each step draws its batch and its noise from."""
+        return self.recipe.seed
+
+    @property
+    def batch(self) -> int:
+        """Pictures a step."""
+        return self.recipe.batch
 
 
 def autoencoder_run(
@@ -85,7 +103,7 @@ def autoencoder_run(
         save_checkpoint(folder, dataclasses.replace(preset, autoencoder=config), {"autoencoder": trained.state_dict()})
 
     told = settings(recipe, preset=preset.name, perceptual_network=fingerprint(judge) if judge else None)
-    return Run(task, recipe.steps, recipe.seed, export, told)
+    return Run(task, recipe, export, told)
 
 
 def decoder_run(
@@ -99,7 +117,7 @@ def decoder_run(
         if there is no autoencoder in ``folder``, or one of another preset.
     """
     torch.manual_seed(recipe.seed)
-    config = same_model(load_preset(folder), preset, folder).autoencoder
+    config = same_model(unet_preset(load_preset(folder)), preset, folder).autoencoder
     assert config is not None, f"the preset {preset.name} has no autoencoder"
     model = AutoencoderKL(config)
     load_into(model, load_tensors(folder, "autoencoder"), f"the autoencoder of {folder}")
@@ -109,7 +127,7 @@ def decoder_run(
     network = fingerprint(judge) if judge else None
     rests_on = {"perceptual_network": network, "latent encoder": latent_fingerprint(model)}
     told = settings(recipe, preset=preset.name, **rests_on)
-    return Run(task, recipe.steps, recipe.seed, lambda: save_tensors(folder, "autoencoder", task.trained()), told)
+    return Run(task, recipe, lambda: save_tensors(folder, "autoencoder", task.trained()), told)
 
 
 def classifier_run(recipe: ClassifierRecipe, folder: Path, device: torch.device) -> Run:
@@ -130,15 +148,15 @@ def classifier_run(recipe: ClassifierRecipe, folder: Path, device: torch.device)
         trained: Classifier = task.ema.model  # type: ignore[assignment]
         save_classifier(folder, trained, emoji_labels(), STYLES, trained_on=seen)
 
-    return Run(task, recipe.steps, recipe.seed, export, settings(recipe))
+    return Run(task, recipe, export, settings(recipe))
 
 
 def clip_run(
-    preset: UNetPreset, recipe: ClipRecipe, folder: Path, device: torch.device, *, start: Path | None = None
+    preset: UNetPreset, recipe: ClipRecipe, folder: Path, device: torch.device, *, start: str | Path | None = None
 ) -> Run:
     """Train CLIP; its export adds both towers to the checkpoint ``folder``.
 
-    ``start`` : a checkpoint folder whose CLIP is trained on; left out, training starts from random weights.
+    ``start`` : a checkpoint whose CLIP is trained on, by name or folder; left out, training starts from random weights.
 
     Raises
     ------
@@ -151,6 +169,7 @@ def clip_run(
     torch.manual_seed(recipe.seed)
     model = CLIP(preset.text, preset.vision, preset.embed_dim)
     if start is not None:
+        start = find_checkpoint(start)
         towers = {f"{part}.{name}": t for part in ("text", "vision") for name, t in load_tensors(start, part).items()}
         load_into(model, towers | load_tensors(start, "clip"), f"the CLIP of {start}")
     model.float().to(device)
@@ -163,15 +182,16 @@ def clip_run(
         save_tensors(folder, "clip", joint)
 
     told = settings(recipe, preset=preset.name, start=origin(start, folder, model))
-    return Run(task, recipe.steps, recipe.seed, export, told)
+    return Run(task, recipe, export, told)
 
 
 def unet_run(
-    preset: UNetPreset, recipe: UNetRecipe, folder: Path, device: torch.device, *, start: Path | None = None
+    preset: UNetPreset, recipe: UNetRecipe, folder: Path, device: torch.device, *, start: str | Path | None = None
 ) -> Run:
     """Train the U-Net on the latents of the checkpoint ``folder``'s autoencoder, with its text encoder or a new one.
 
-    ``start`` : a checkpoint folder whose U-Net is trained on; left out, training starts from random weights.
+    ``start`` : a checkpoint whose U-Net is trained on, by name, folder or file; left out, training starts from random
+    weights.
 
     Raises
     ------
@@ -179,7 +199,7 @@ def unet_run(
         if the parts that are trained before are not in ``folder``, or were trained for another preset.
     """
     torch.manual_seed(recipe.seed)
-    preset = same_model(load_preset(folder), preset, folder)
+    preset = same_model(unet_preset(load_preset(folder)), preset, folder)
     assert preset.autoencoder and preset.text, f"the preset {preset.name} has no autoencoder or no text"
     encoder = TextEncoder(preset.text).to(device)
     if not recipe.joint_text:
@@ -187,8 +207,8 @@ def unet_run(
         encoder.to(device).requires_grad_(False)
     model = new_unet(preset, device)
     if start is not None:
-        load_into(model, load_tensors(start, "unet"), f"the U-Net of {start}")
-        model.float().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        start = find_checkpoint(start)
+        load_unet(model, start, preset)
     autoencoder = AutoencoderKL(preset.autoencoder)
     load_into(autoencoder, load_tensors(folder, "autoencoder"), f"the autoencoder of {folder}")
     rests_on = {"start": origin(start, folder, model), "latent encoder": latent_fingerprint(autoencoder)}
@@ -199,7 +219,7 @@ def unet_run(
     raw = sources.cached_latents(
         autoencoder.to(device), captioned, folder / "training" / "unet" / "latents.safetensors"
     )
-    latents = (raw - preset.autoencoder.shift) * preset.autoencoder.scale
+    latents = LatentCodec(autoencoder).scaled(raw)
     batches = sources.diffusion_batches(
         preset,
         captioned,
@@ -224,11 +244,11 @@ def unet_run(
             averaged = averaged["unet"]  # type: ignore[index]
         save_tensors(folder, "unet", averaged.state_dict())
 
-    return Run(task, recipe.steps, recipe.seed, export, told)
+    return Run(task, recipe, export, told)
 
 
-def pixels_run(preset: UNetPreset, recipe: UNetRecipe, folder: Path, device: torch.device) -> Run:
-    """Train a class-conditional U-Net on pixels; its export writes the whole checkpoint ``folder``.
+def pixels_run(preset: Preset, recipe: UNetRecipe, folder: Path, device: torch.device) -> Run:
+    """Train a class-conditional network on pixels; its export writes the whole checkpoint ``folder``.
 
     Raises
     ------
@@ -239,45 +259,39 @@ def pixels_run(preset: UNetPreset, recipe: UNetRecipe, folder: Path, device: tor
     task = pixels_task(preset, recipe, fashion_tensors("train"), device)
 
     def export() -> None:
-        averaged = {name: part.state_dict() for name, part in pixels_parts(task).items()}
+        averaged = {name: part.state_dict() for name, part in pixels_parts(task, preset).items()}
         save_checkpoint(folder, preset, averaged)
 
-    return Run(task, recipe.steps, recipe.seed, export, settings(recipe, preset=preset.name))
+    return Run(task, recipe, export, settings(recipe, preset=preset.name))
 
 
-def pixels_task(preset: UNetPreset, recipe: UNetRecipe, data: FashionTensors, device: torch.device) -> DiffusionTask:
-    """A new U-Net and a new table of classes, learning from pictures and their labels; the recipe's seed decides them.
+def pixels_task(preset: Preset, recipe: UNetRecipe, data: FashionTensors, device: torch.device) -> DiffusionTask:
+    """A new network, learning from pictures and their labels; the recipe's seed decides its first weights.
+
+    A table of classes that is a network of its own learns along.
 
     Raises
     ------
     ValueError
         if the preset is none of pixels and classes.
     """
-    if preset.autoencoder or preset.text or preset.classes is None or preset.unet.vector_dim is None:
-        raise ValueError(f"the preset {preset.name} does not draw pixels from classes; choose fashion")
+    family = family_of(preset)
     torch.manual_seed(recipe.seed)
-    model = new_unet(preset, device)
-    conditioner = ClassConditioner(preset.classes, preset.unet.vector_dim).to(device)
+    networks = build(preset)
+    if set(networks) - {family.network, "classes"}:
+        raise ValueError(f"the preset {preset.name} does not draw pixels from classes; choose fashion or toy_dit")
+    network = ready_to_learn(networks[family.network], device)
+    conditioner = family.conditioner(preset, networks)
+    table = networks["classes"].to(device) if "classes" in networks else None
     schedule = make_schedule(preset.schedule)
     batches = sources.class_batches(data.images, data.labels, conditioner, drop=recipe.drop)
     source = whole_batches(batches, recipe.batch, schedule)
-    return DiffusionTask(model, schedule, preset.prediction, source, recipe, encoder=conditioner)
+    return DiffusionTask(network, schedule, preset.prediction, source, recipe, encoder=table)  # type: ignore[arg-type]
 
 
-def pixels_parts(task: DiffusionTask) -> dict[str, nn.Module]:
-    """The averaged networks of a `pixels_task`, by the names of a checkpoint's parts: unet, classes."""
-    averaged = task.ema.model
-    return {"unet": averaged["unet"], "classes": averaged["text"]}  # type: ignore[index]
-
-
-def preset_named(name: str) -> UNetPreset:
-    """A preset by its name.
-
-    Raises
-    ------
-    ValueError
-        if there is none, listing them.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+def pixels_parts(task: DiffusionTask, preset: Preset) -> dict[str, nn.Module]:
+    """The averaged networks of a `pixels_task`, by the names of a checkpoint's parts."""
+    averaged, network = task.ema.model, family_of(preset).network
+    if not isinstance(averaged, nn.ModuleDict):
+        return {network: averaged}
+    return {network: averaged["unet"], "classes": averaged["text"]}
