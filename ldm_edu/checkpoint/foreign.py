@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from ldm_edu.weights.errors import printable
 from ldm_edu.weights.mapped import Stored
 
 _MARKS = {  # part of a name: what has such names; the first that fits decides
@@ -38,5 +39,5 @@ def kind_of(tensors: Mapping[str, Stored]) -> str:
     if conv_in is not None and len(conv_in.shape) == 4:
         texts = f" and text states of width {max(widths)}" if widths else ""
         return f"a U-Net that reads {conv_in.shape[1]} channels{texts}, which no model that is known here does"
-    first = min(tensors, default="nothing")
+    first = printable(min(tensors, default="nothing"))
     return f"{len(tensors)} tensors of a layout that is not known here, the first of them {first}"
