@@ -67,7 +67,7 @@ def test_with_a_network_only_what_is_needed_is_downloaded(cache: Path, monkeypat
     def download(name: str, *, allow_patterns: list[str] | None = None, local_files_only: bool = False) -> str:
         if local_files_only:
             return local(name, local_files_only=True)
-        assert name == NAME and sorted(allow_patterns or []) == sorted([*CONFIGS, *WEIGHTS])
+        assert name == NAME and sorted(allow_patterns or []) == sorted([*CONFIGS, *WEIGHTS, "tokenizer/vocab.json"])
         put(cache, allow_patterns or [])
         return str(cache)
 
@@ -104,7 +104,7 @@ def test_what_the_hub_refuses(cache: Path, monkeypatch: pytest.MonkeyPatch, kind
 @pytest.mark.parametrize(
     "files, wanted",
     [
-        (REPOSITORY, {*CONFIGS, *WEIGHTS}),
+        (REPOSITORY, {*CONFIGS, *WEIGHTS, "tokenizer/vocab.json"}),
         ([n for n in REPOSITORY if n != WEIGHTS[0]], {"unet/diffusion_pytorch_model.fp16.safetensors"}),
         (["unet/diffusion_pytorch_model.bin", *WEIGHTS[1:]], {"unet/diffusion_pytorch_model.bin"}),
         (

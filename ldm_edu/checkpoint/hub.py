@@ -16,6 +16,7 @@ STEMS = {part.folder: part.stem for family in FAMILIES for part in family.parts 
 NETWORKS = {part.folder for family in FAMILIES for part in family.parts if part.name == family.network} - {""}
 ALWAYS = ("model_index.json", "scheduler/scheduler_config.json")
 USUAL = ("unet", "vae", "text_encoder")  # the folders of a model that nothing is known of
+TOKENIZERS = (".json", ".txt", ".model")  # what a tokenizer's files end with
 CONFIGS = (*ALWAYS, *(f"{folder}/config.json" for folder in USUAL))
 WEIGHTS = tuple(f"{folder}/{STEMS[folder]}.safetensors" for folder in USUAL)
 
@@ -70,7 +71,10 @@ def needed(name: str, files: Iterable[str]) -> list[str]:
     """
     files = list(files)
     folders = [folder for folder in STEMS if any(path.startswith(f"{folder}/") for path in files)]
-    wanted = [path for path in files if path in (*ALWAYS, *(f"{folder}/config.json" for folder in folders))]
+    tokenizers = [path for path in files if path.startswith("tokenizer") and path.endswith(TOKENIZERS)]
+    wanted = tokenizers + [
+        path for path in files if path in (*ALWAYS, *(f"{folder}/config.json" for folder in folders))
+    ]
     for folder in folders:
         stem = f"{folder}/{STEMS[folder]}"
         for forms in (

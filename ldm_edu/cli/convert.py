@@ -50,8 +50,8 @@ def convert(
 
     format: Format = "original" if to == "compvis" else to
     found = open_checkpoint(source, weights=weights, prediction=prediction, parts={"vae": vae, "text": text})
+    convert_checkpoint(found, out, format, dtype=getattr(torch, dtype) if dtype else None)
     for note in found.notes:
         typer.echo(f"ldm-edu: {source}: {note}", err=True)
-    convert_checkpoint(found, out, format, dtype=getattr(torch, dtype) if dtype else None)
     count = sum(part.parameters for part in found.parts.values())
     typer.echo(f"{out}: {found.preset.name}, {count:,} parameters, from {found.format} to {format}")
