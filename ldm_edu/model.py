@@ -105,8 +105,8 @@ class LatentDiffusion:
         prediction
             what the network predicts, where neither a folder nor a file says so; None: as ``notes`` say.
         vae, text
-            the autoencoder and the text encoder of another file or folder: of one that holds nothing else, or of a
-            whole model. None: the model's own.
+            where the autoencoder and the text encoder are taken from, named as in ``name``: a file or a folder that
+            holds nothing else, or a whole model. None: the model's own.
         device, dtype
             where the networks run, and in which type. Never float16 on a CPU: it is many times slower there. A network
             that overflows in float16, as SDXL's autoencoder, is float32 then.

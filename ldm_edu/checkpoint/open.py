@@ -48,7 +48,7 @@ def open_checkpoint(
     found = opened(path, preset, weights)
     for option, place in (parts or {}).items():
         if place is not None:
-            found = with_part(found, option, Path(place).expanduser())
+            found = with_part(found, option, find_checkpoint(place))
     if prediction is None:
         return found
     return replace(found, preset=replace(found.preset, prediction=prediction), notes=[])

@@ -32,13 +32,7 @@ def with_part(found: Checkpoint, option: str, path: Path) -> Checkpoint:
         raise CheckpointError(f"{found.preset.name} has no network that --{option} could replace; leave it out.")
     (part,) = parts
     refuse_special(path)
-    if not path.exists():
-        raise CheckpointError(f"there is no file or folder {path}; check the path after --{option}.")
-    preset, entries = found.preset, {}
-    if path.is_dir():
-        preset, entries = _of_folder(path, part, preset)
-    else:
-        entries = entries_of([path])
+    preset, entries = _of_folder(path, part, found.preset) if path.is_dir() else (found.preset, entries_of([path]))
     stored = _fitting(path, part, preset, entries)
     return replace(found, preset=preset, parts={**found.parts, part.name: stored})
 
