@@ -73,20 +73,32 @@ if TYPE_CHECKING:
     from ldm_edu.samplers import Step as Step
     from ldm_edu.samplers import ddim as ddim
     from ldm_edu.samplers import ddpm as ddpm
+    from ldm_edu.samplers import deis as deis
+    from ldm_edu.samplers import dpm2 as dpm2
+    from ldm_edu.samplers import dpm2_ancestral as dpm2_ancestral
     from ldm_edu.samplers import dpmpp_2m as dpmpp_2m
+    from ldm_edu.samplers import dpmpp_2m_sde as dpmpp_2m_sde
+    from ldm_edu.samplers import dpmpp_2s_ancestral as dpmpp_2s_ancestral
     from ldm_edu.samplers import dpmpp_3m as dpmpp_3m
+    from ldm_edu.samplers import dpmpp_3m_sde as dpmpp_3m_sde
+    from ldm_edu.samplers import dpmpp_sde as dpmpp_sde
     from ldm_edu.samplers import euler as euler
     from ldm_edu.samplers import euler_ancestral as euler_ancestral
     from ldm_edu.samplers import heun as heun
     from ldm_edu.samplers import initial_noise as initial_noise
     from ldm_edu.samplers import ipndm as ipndm
+    from ldm_edu.samplers import lcm as lcm
+    from ldm_edu.samplers import lms as lms
     from ldm_edu.samplers import plms as plms
     from ldm_edu.samplers import unipc as unipc
     from ldm_edu.schedule import Level as Level
     from ldm_edu.schedule import add_noise as add_noise
+    from ldm_edu.schedule import karras_levels as karras_levels
     from ldm_edu.schedule import levels as levels
     from ldm_edu.schedule import levels_at as levels_at
+    from ldm_edu.schedule import levels_at_sigmas as levels_at_sigmas
     from ldm_edu.schedule import make_schedule as make_schedule
+    from ldm_edu.schedule import sigma_to_level as sigma_to_level
     from ldm_edu.tokenizer import Tokenizer as Tokenizer
     from ldm_edu.weights.errors import CheckpointError as CheckpointError
 
@@ -165,22 +177,34 @@ _HOME = {
         "Step",
         "ddim",
         "ddpm",
+        "deis",
+        "dpm2",
+        "dpm2_ancestral",
         "dpmpp_2m",
+        "dpmpp_2m_sde",
+        "dpmpp_2s_ancestral",
         "dpmpp_3m",
+        "dpmpp_3m_sde",
+        "dpmpp_sde",
         "euler",
         "euler_ancestral",
         "heun",
         "initial_noise",
         "ipndm",
+        "lcm",
+        "lms",
         "plms",
         "unipc",
     ),
     "schedule": (
         "Level",
         "add_noise",
+        "karras_levels",
         "levels",
         "levels_at",
+        "levels_at_sigmas",
         "make_schedule",
+        "sigma_to_level",
     ),
     "tokenizer": ("Tokenizer",),
 }

@@ -6,6 +6,7 @@ All of it is where a run starts and what its denoiser is told; the samplers know
   2022, SDEdit, algorithm 1).
 - Inpainting with any model: where the picture is known, the estimate of x0 is the picture. That is `inpaint`, made of a
   denoiser and one itself; a sampler then holds the known part to ``alpha * x0 + sigma * eps`` at every level.
+  A mask m between 0 and 1 mixes the two, in latents and again in pixels: ``m * drawn + (1 - m) * known``.
 - Inpainting with a network that was trained for it (Stable Diffusion's has 9 input channels): the mask, and the picture
   without what is hidden, stand beside the sample in `Conditioning.concat` (Rombach et al. 2022, section 4.5).
 - Outpainting: inpainting of a picture that has been given a border, `Edit.outpaint`.

@@ -5,7 +5,8 @@
 
 The notation is the one that people write for Stable Diffusion: ``(word)`` multiplies the weight of what it encloses by
 1.1, ``[word]`` divides it by 1.1, ``(word:1.3)`` multiplies it by 1.3; enclosures multiply. A parenthesis without a
-partner is text, and so is one after a backslash: ``\\\\(``.
+partner is text, and so is one after a backslash: ``\\\\(``. The word ``BREAK`` starts a new window. Other notation of
+the same origin is read as words: `remarks` says so.
 """
 
 import re
@@ -24,7 +25,21 @@ MOST_CHUNKS = 32  # 2,400 tokens for Stable Diffusion; nobody means more, and at
 
 _PARTNER = {")": "(", "]": "["}
 _TOKEN = re.compile(r"\\[()\[\]\\]|[()\[\]]|[^()\[\]\\]+|\\")  # an escape, a bracket, text, a backslash by itself
+_BREAK = re.compile(r"\bBREAK\b")  # in capitals alone: "a break" is text
 _NUMBER = re.compile(r":\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*$")  # ":1.3", just before a parenthesis closes
+
+
+_UNSUPPORTED = (  # what is written for other programs, and what it would do there
+    (re.compile(r"\bAND\b"), "prompts joined by AND are not supported; write one prompt, with commas"),
+    (
+        re.compile(r"\[[^\[\]]*(?::\s*\d*\.?\d+\s*|\|[^\[\]]*)\]"),
+        "a prompt that changes from step to step is not supported; leave the brackets and the colons out",
+    ),
+    (
+        re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>"),
+        "files to load are not supported in a prompt; leave the angle brackets out",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -80,25 +95,45 @@ def parse(prompt: str) -> list[Span]:
 
 
 def escape(text: str) -> str:
-    """The prompt that says a text as it stands, brackets and all.
+    """The prompt that says a text as it stands, brackets and all; BREAK in lower case, which tokens are anyway.
 
     >>> parse(escape("f(x) = [x]"))
     [Span(text='f(x) = [x]', weight=1.0)]
     """
-    return re.sub(r"([()\[\]\\])", r"\\\1", text)
+    return _BREAK.sub("break", re.sub(r"([()\[\]\\])", r"\\\1", text))
+
+
+def remarks(prompts: Iterable[str], negative: str = "", guidance: float | None = None) -> list[str]:
+    """What of some prompts may not do what it looks like, a sentence each and none twice.
+
+    >>> remarks(["a cat AND a dog"])
+    ["'AND' is read as words: prompts joined by AND are not supported; write one prompt, with commas"]
+    """
+    said = []
+    for prompt in dict.fromkeys([*prompts, negative]):
+        bare = re.sub(r"\\.", "", prompt)  # a bracket after a backslash is text
+        if _BREAK.search(bare):
+            said.append("BREAK starts a new window of the text encoder; write break for the word")
+        for pattern, sentence in _UNSUPPORTED:
+            if found := pattern.search(bare):
+                said.append(f"{found[0][:60]!r} is read as words: {sentence}")
+    if negative and guidance == 1:
+        said.append(f"the negative prompt {negative[:40]!r} has no effect with guidance 1; choose a guidance above 1")
+    return list(dict.fromkeys(said))
 
 
 def chunks(tokenizer: Tokenizer, prompt: str, most: int = MOST_CHUNKS) -> Chunks:
     """A prompt cut into windows of the tokenizer's length, at most ``most`` of them; one of padding if it is empty.
 
-    A word stands in one window whole, unless it is longer than a window.
+    A word stands in one window whole, unless it is longer than a window. BREAK starts a new window where the last one
+    has begun.
 
     >>> chunks(Tokenizer(length=5), "a red apple, a (blue:1.2) fish").tokens.shape
     torch.Size([3, 5])
     """
     rows: list[list[tuple[int, float]]] = [[]]
-    for token, weight, fresh in _tokens(tokenizer, prompt):
-        if fresh > tokenizer.length - 2 - len(rows[-1]):
+    for token, weight, room in _tokens(tokenizer, prompt):
+        if rows[-1] and room > tokenizer.length - 2 - len(rows[-1]):
             rows.append([])
         if len(rows) > most:
             break
@@ -113,12 +148,19 @@ def chunks(tokenizer: Tokenizer, prompt: str, most: int = MOST_CHUNKS) -> Chunks
 
 
 def _tokens(tokenizer: Tokenizer, prompt: str) -> Iterator[tuple[int, float, int]]:
-    """Each token with its weight and the room that it needs: that of the word which it begins, or its own."""
-    window = tokenizer.length - 2  # start and end
+    """Each token with its weight and the room that it needs: that of the word which it begins, or its own.
+
+    The first token after BREAK needs a whole window.
+    """
+    window, broken = tokenizer.length - 2, False  # without start and end
     for span in parse(prompt):
-        for word in tokenizer.words(span.text):
-            for i, token in enumerate(word):
-                yield token, span.weight, len(word) if i == 0 and len(word) <= window else 1
+        for i, part in enumerate(_BREAK.split(span.text)):
+            broken = broken or i > 0
+            for word in tokenizer.words(part):
+                for j, token in enumerate(word):
+                    room = window if broken else len(word) if j == 0 and len(word) <= window else 1
+                    yield token, span.weight, room
+                    broken = False
 
 
 def _pairs(pieces: list[str]) -> tuple[dict[int, float], set[int]]:

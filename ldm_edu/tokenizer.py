@@ -14,9 +14,12 @@ token, rare ones as several. It works on the bytes of UTF-8, so no text is outsi
 torch.Size([2, 77])
 
 Which tokenizer this equals: ``CLIPTokenizer`` of `transformers` 5. It composes characters (NFC), lowers them one by
-one, and drops white space. It does not mend broken encodings or HTML entities, which CLIP's first release did by
-``ftfy``; plain text comes out the same either way. Two differences, neither within reach of a prompt: a lone surrogate,
-which the reference refuses, reads as "?" here; and a run of more than 16,384 characters without a space is cut there.
+one, and drops white space. Two differences, neither within reach of a prompt: a lone surrogate, which the reference
+refuses, reads as "?" here; and a run of more than 16,384 characters without a space is cut there.
+
+CLIP's first release cleaned a text first: curly quotes became straight ones, full-width letters and ligatures plain
+letters, and broken encodings and HTML entities what they stood for. Neither `transformers` 5 nor this tokenizer does.
+To read such a text as the first release did, give it ``html.unescape(html.unescape(ftfy.fix_text(text)))``.
 """
 
 import gzip

@@ -31,7 +31,7 @@ import safetensors
 import torch
 from trainers import SMALL, UNET, VAE, write_home
 
-from ldm_edu.config import TOY
+from ldm_edu.families import TOY
 from ldm_edu.training import recipes, runs, sheets, sources
 from ldm_edu.training.sharded import whole_states
 from ldm_edu.training.state import STATE

@@ -109,6 +109,7 @@ class SecondDevice(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.waits: Counter[str] = Counter()  # what made the CPU wait for the second device, by the operator's name
+        self.float64 = True  # whether it has numbers of 64 bits; Apple's GPU has none
         self.tape: list[Launch] | None = None  # what is launched is written down here, while somebody records
 
     def __enter__(self) -> "SecondDevice":
@@ -149,6 +150,8 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any], mode: SecondDevice) ->
     out = func(*plain_args, **plain_kwargs)
     if not target:
         return out
+    if not mode.float64 and any(tensor.dtype == torch.float64 for tensor in tensors_of(out)):
+        raise TypeError(f"{name}: a tensor of float64 on {NAME}, which has none")
     if mode.tape is not None:
         mode.tape.append(Launch(func, plain_args, plain_kwargs, out))
     return return_and_correct_aliasing(func, args, kwargs, tree_map_only(Tensor, Away, out))

@@ -29,11 +29,11 @@ from ldm_edu.model import LatentDiffusion
 from ldm_edu.samplers import SAMPLERS, dpmpp_2m, initial_noise
 from ldm_edu.schedule import add_noise, levels
 from ldm_edu.training import recipes, runs
+from ldm_edu.training.diffusion import Share
 from ldm_edu.training.loop import train
 from ldm_edu.training.parallel import Precision
 from ldm_edu.training.parts import load_parts
 from ldm_edu.training.runs import Run
-from ldm_edu.training.scale import Share
 from ldm_edu.training.scale_run import How, cached, scale_run
 
 NEAR = {"rtol": 0, "atol": 2e-4}  # sums are taken in another order where attention has no kernel of its own
@@ -180,6 +180,18 @@ def test_outpainting() -> None:
         return last.x
 
     same(draw)
+
+
+def test_drawing_needs_no_float64_there(second: SecondDevice) -> None:
+    """Apple's GPU, where networks run by default too, has none."""
+    second.float64 = False
+    with pytest.raises(TypeError, match="float64"):
+        torch.zeros(2, dtype=torch.float64, device=elsewhere())
+    model = lively(TOY).to(NAME)
+    edit = Edit(picture(), mask=torch.linspace(0, 1, 16).expand(1, 1, 16, 16))
+    for sampler in (SAMPLERS["ddim"], dpmpp_2m):
+        *_, last = model.generate(["a (b:1.3)"], steps=3, sampler=sampler, edit=edit)
+        assert model.decode(last.x).device == elsewhere()
 
 
 def test_there_and_back_whole_and_in_tiles() -> None:

@@ -327,3 +327,12 @@ def test_sizes_and_borders_as_people_write_them() -> None:
         (16, 8),
     ]
     assert parse_border(" 1, 2,3 ,4") == (1, 2, 3, 4)
+
+
+def test_the_list_says_what_the_emoji_model_knows() -> None:
+    from ldm_edu.datasets.vocabulary import vocabulary
+
+    words = vocabulary()
+    best, others = words.index("elephant"), words.index("rocket")
+    assert best < words.index("less well") < others < words.index("twemoji style") < words.index("purple")
+    assert run("generate", "--list").stdout.strip() == words

@@ -14,10 +14,10 @@ from ldm_edu.families.dit import TOY_DIT
 from ldm_edu.model import LatentDiffusion
 from ldm_edu.models.dit import DiT
 from ldm_edu.nn.embeddings import position_embedding
+from ldm_edu.training.diffusion import DiffusionTask, whole_batches
 from ldm_edu.training.loop import train
 from ldm_edu.training.recipes import UNetRecipe
 from ldm_edu.training.sources import class_batches
-from ldm_edu.training.tasks import DiffusionTask
 
 SMALL = DiTConfig(size=8, channels=3, patch=2, width=32, depth=2, heads=2, classes=5)
 X, T = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0)), torch.tensor([1.0, 900.0])
@@ -151,7 +151,8 @@ def test_the_toy_learns(tmp_path: Path) -> None:
     network = model.networks["dit"]
     batches = class_batches(images, torch.arange(20) % 10, model.conditioner, drop=0.5)
     recipe = UNetRecipe(steps=14, batch=8, lr=1e-2, warmup=5, gamma=None, ema_decay=0.9)
-    task = DiffusionTask(network, model.schedule, "eps", batches, recipe)
+    source = whole_batches(batches, recipe.batch, model.schedule)
+    task = DiffusionTask(network, model.schedule, "eps", source, recipe)
     before = network.labels.detach().clone()
     losses = [record.values["loss"] for record in train(task, steps=recipe.steps, seed=1)]
     assert losses[0] == pytest.approx(1.0, abs=0.1) and losses[-1] < 0.6

@@ -1,10 +1,13 @@
-"""`check`, `hint`, what they show and what they record; and the reader of code that does not run it."""
+"""`check`, `hint`, what they show and what they record."""
 
 import json
+import logging
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 from typer.testing import CliRunner
 
 from ldm_edu.cli import app
@@ -12,7 +15,6 @@ from ldm_edu.grading import CheckFailed, check, hint
 from ldm_edu.grading.interactive import Panel, find, panel
 from ldm_edu.grading.items import ITEMS
 from ldm_edu.grading.progress import FILE, Progress
-from ldm_edu.grading.scan import complaints
 from ldm_edu.grading.verdict import Verdict
 
 
@@ -110,34 +112,21 @@ def test_a_panel_is_html_without_holes_and_plain_text() -> None:
     assert 'role="status"' in panel(Verdict(ITEMS["01.snr"], True, "right"))._repr_html_()
 
 
-@pytest.mark.parametrize(
-    "honest",
-    [
-        "import torch\nfrom ldm_edu.grading import check, hint\ncheck('01.snr', snr)",
-        "from ldm_edu import LatentDiffusion\nmodel = LatentDiffusion.from_pretrained('emoji')",
-        "%matplotlib inline\n!ls\nx = 1",
-        "class A:\n    pass\na = A()\na.x = 1\nsetattr(a, 'y', 2)",
-        "model.eval()\nx = torch.compile(model)",
-        "def broken(:",
-    ],
-)
-def test_honest_code_is_let_through(honest: str) -> None:
-    assert complaints(honest) == []
+def test_printing_warning_and_showing_in_an_answer_is_not_borrowing(capsys: pytest.CaptureFixture[str]) -> None:
+    def talking(alpha_bar: torch.Tensor) -> torch.Tensor:
+        from IPython.display import display
+
+        print("here")
+        display("there")
+        logging.getLogger("mine").warning("here")
+        for _ in tqdm([1]):
+            warnings.warn("slow", stacklevel=1)
+        return alpha_bar / (1 - alpha_bar)
+
+    check("01.snr", talking)
+    assert "✓ 01.snr passed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        ("import ldm_edu.grading.verdict", "line 1: only `check` and `hint`"),
-        ("x = 1\nfrom ldm_edu.grading import check, item", "line 2: only `check` and `hint`"),
-        ("import torch as t\nt.sqrt = abs", "it changes `t`"),
-        ("import torch\ndel torch.sqrt", "it changes `torch`"),
-        ("from torch import nn\nnn.functional.relu = abs", "it changes `nn`"),
-        ("eval('1')", "`eval` is not needed"),
-        ("import sys\nsys.setprofile(None)", "`setprofile` is not needed"),
-        ("import sys\nsys.modules.clear()", "`sys.modules` is not needed"),
-        ("import importlib\nimportlib.import_module('x')", "`import_module` is not needed"),
-    ],
-)
-def test_reaching_around_is_found_with_its_line(source: str, words: str) -> None:
-    assert any(words in found for found in complaints(source)), complaints(source)
+def test_asking_the_items_for_their_answer_is_borrowing() -> None:
+    with pytest.raises(CheckFailed):
+        check("01.snr", lambda a: ITEMS["01.snr"].answer(a))

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from ldm_edu.grading.compare import difference, shown
-from ldm_edu.grading.guard import Outcome, run
 from ldm_edu.grading.item import Item, Mistake
 from ldm_edu.grading.items import ITEMS
+from ldm_edu.grading.outcome import Outcome, run
 from ldm_edu.grading.verdict import Verdict, judge, outcomes
 
 ROOT = Path(__file__).resolve().parent.parent

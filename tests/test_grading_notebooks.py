@@ -19,7 +19,7 @@ from ldm_edu.cli import app
 from ldm_edu.grading.execute import Limits
 from ldm_edu.grading.items import ITEMS
 from ldm_edu.grading.notebook import Graded, grade, once
-from ldm_edu.grading.report import as_gradescope, as_json, score, table
+from ldm_edu.grading.report import score, table
 from ldm_edu.grading.verdict import Verdict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,43 +139,45 @@ def test_each_harm_costs_its_own_item_only(tmp_path: Path) -> None:
         "01.recover_x0": "def recover_x0(*_):\n    return torch.ones(25_000_000_000)",
         "01.scaled_linear": "import os\ndef scaled_linear(*_):\n    while True: os.fork()",
         "01.even_time": "import sys\nsys.exit(0)",
-        "01.left_at_the_end": "for _ in range(1000):\n    print('x' * 1_000_000)\nleft_at_the_end = 0.00468",
+        "01.left_at_the_end": "for _ in range(100):\n    print('x' * 1_000_000)\nleft_at_the_end = 0.00468",
     }
+    right = {"01.snr": 2, "01.one_step": 2, "01.left_at_the_end": 3}
     result = graded(answered("01", RIGHT | hostile), tmp_path)
-    assert {k: v for k, v in points(result).items() if v} == {"01.snr": 2, "01.one_step": 2}, list(table([result]))
+    assert {k: v for k, v in points(result).items() if v} == right, list(table([result]))
     words = {verdict.item.id: verdict.message for verdict in result.verdicts}
     assert "endless loop" in words["01.alpha_bar"]
     assert "ended the whole notebook" in words["01.q_sample"]
     assert "memory" in words["01.recover_x0"]
-    assert "not allowed while grading" in words["01.scaled_linear"]
-    assert "not started" in words["01.even_time"] or "SystemExit" in words["01.even_time"]
-    assert "printed" in words["01.left_at_the_end"]
+    assert "one process after the other" in words["01.scaled_linear"]
+    assert "SystemExit" in words["01.even_time"]
 
 
-# Processes under the radar of Python's audit hooks; what they do is to wait.
-SPAWN = (
-    "import time\nfrom multiprocessing.util import spawnv_passfds\nfor _ in range(40):\n"
-    "    spawnv_passfds(b'/bin/sleep', [b'sleep', b'60'], [])\ntime.sleep(5)"
-)
+SPAWN = "import subprocess, time\nfor _ in range(40):\n    subprocess.Popen(['sleep', '60'])\ntime.sleep(5)"
 
 
 @pytest.mark.parametrize(
-    ("first", "words"),
+    "harm",
     [
-        ("while True: pass", "endless loop"),
-        ("import os\nos._exit(0)", "ended the whole notebook"),
-        ("raise ValueError('mine')", "ValueError: mine"),
-        ("kept = [0] * 10**11", "MemoryError"),
-        ("import subprocess\nsubprocess.run(['true'])", "not allowed while grading"),
-        (SPAWN, "started one process after the other"),
-        ("for _ in range(1000):\n    print('x' * 1_000_000)", "printed"),
-        ("raise ValueError('x' * 10**9)", "endless loop"),  # the message is refused, and so it seems never to end
+        {"while True: pass": "endless loop", "import os\nos._exit(0)": "ended the whole notebook"},
+        {"import os\nos.kill(os.getpid(), 9)": "ended the whole notebook", SPAWN: "one process after the other"},
+        {
+            "raise ValueError('mine')": "ValueError: mine",
+            "kept = [0] * 10**11": "MemoryError",
+            "raise ValueError('x' * 10**8)": "ValueError: xxx",
+            "class Odd(Exception):\n    def __str__(self): raise SystemExit\nraise Odd": "Odd: its words cannot be",
+            "import subprocess\nsubprocess.run(['false'], check=True)": "CalledProcessError",
+            "x =": "SyntaxError",
+        },
     ],
+    ids=["loop and exit", "kill and spawn", "errors"],
 )
-def test_a_cell_of_the_learners_own_costs_nothing(first: str, words: str, tmp_path: Path) -> None:
-    result = graded(answered("01", RIGHT, first), tmp_path)
+def test_a_cell_of_the_learners_own_costs_nothing(harm: dict[str, str], tmp_path: Path) -> None:
+    notebook = answered("01", RIGHT)
+    notebook.cells[2:2] = [nbformat.v4.new_code_cell(source) for source in harm]
+    result = graded(notebook, tmp_path)
     assert points(result)["01.snr"] == 2
-    assert any(words in remark for remark in result.remarks), result.remarks
+    for place, words in enumerate(harm.values(), 3):
+        assert any(r.startswith(f"cell {place} raised") and words in r for r in result.remarks), result.remarks
 
 
 def test_a_notebook_gets_so_much_time_and_no_more(tmp_path: Path) -> None:
@@ -189,16 +191,15 @@ def test_a_notebook_gets_so_much_time_and_no_more(tmp_path: Path) -> None:
     assert all("no time was left" in verdict.message for verdict in result.verdicts)
 
 
-@pytest.mark.parametrize(
-    "source",
-    ["x = 1\0", "-" * 100_000 + "1", "x" + ".y" * 200_000, "x = '\ud800'", "def (", "(" * 100_000],
-    ids=["a null byte", "deep", "deeper", "half a character", "no Python", "many parentheses"],
-)
-def test_a_cell_that_cannot_be_read_costs_its_own_item_only(source: str, tmp_path: Path) -> None:
+UNREADABLE = ["x = 1\0", "-" * 100_000 + "1", "x" + ".y" * 200_000, "x = '\ud800'", "def (", "(" * 100_000]
+
+
+def test_a_cell_that_cannot_be_read_costs_its_own_item_only(tmp_path: Path) -> None:
     path = tmp_path / "01_forward_noising.ipynb"
     raw = json.loads(nbformat.writes(answered("01", RIGHT)))
     cell = next(c for c in raw["cells"] if c["metadata"].get("nbgrader", {}).get("grade_id") == "01-q_sample")
-    cell["source"] = source
+    cell["source"] = UNREADABLE[0]
+    raw["cells"][2:2] = [{"cell_type": "code", "metadata": {}, "source": source} for source in UNREADABLE]
     path.write_text(json.dumps(raw))
     result = grade(path, QUICK)
     assert {k: v for k, v in points(result).items() if v} == {"01.snr": 2, "01.one_step": 2}
@@ -211,22 +212,25 @@ def test_what_one_cell_does_later_costs_no_other_item(tmp_path: Path) -> None:
     assert {k: v for k, v in points(result).items() if v} == {"01.snr": 2, "01.one_step": 2}, list(table([result]))
 
 
-@pytest.mark.parametrize(
-    "shown",
-    [
-        "'x' * 10**9",
-        "import os\nfor _ in range(1024):\n    os.write(1, b'x' * 2**20)",
-        "from IPython.display import HTML, display\nfor _ in range(20):\n    display(HTML('x' * 50_000_000))",
-    ],
+SHOWN = (
+    "'x' * 10**8",
+    "import os\nfor _ in range(256):\n    os.write(1, b'x' * 2**20)",
+    "from IPython.display import HTML, display\nfor _ in range(20):\n    display(HTML('x' * 50_000_000))",
 )
-def test_a_gigabyte_that_is_shown_stays_in_its_own_process(shown: str, tmp_path: Path) -> None:
+
+
+def test_gigabytes_that_are_shown_stay_in_their_own_process(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = graded(answered("01", RIGHT, shown), tmp_path)
+    notebook = answered("01", RIGHT)
+    notebook.cells[2:2] = [nbformat.v4.new_code_cell(source) for source in SHOWN]
+    result = graded(notebook, tmp_path)
     assert points(result)["01.snr"] == 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024, "KiB"
 
 
-@pytest.mark.parametrize("change", ["deleted check", "edited check", "renamed", "duplicate ids", "moved"])
+@pytest.mark.parametrize(
+    "change", ["deleted check", "edited check", "renamed", "duplicate ids", "moved", "no metadata"]
+)
 def test_what_happens_to_the_check_cells_changes_no_marks(change: str, tmp_path: Path) -> None:
     notebook, name = answered("01", RIGHT | {"01.recover_x0": "def recover_x0(x, e, a):\n    return x"}), "01_x.ipynb"
     for cell in list(notebook.cells):
@@ -237,6 +241,10 @@ def test_what_happens_to_the_check_cells_changes_no_marks(change: str, tmp_path:
                 cell.source = "assert True"
     if change == "renamed":
         name = "my homework (2).ipynb"
+    if change == "no metadata":
+        name = "Copy of homework.ipynb"
+        for cell in notebook.cells:
+            cell.metadata = {}
     if change == "moved":
         notebook.cells[3:] = notebook.cells[:2:-1]
     path = tmp_path / name
@@ -248,24 +256,6 @@ def test_what_happens_to_the_check_cells_changes_no_marks(change: str, tmp_path:
         path.write_text(json.dumps(raw))
     result = grade(path, QUICK)
     assert {k: v for k, v in points(result).items() if v} == {"01.snr": 2, "01.one_step": 2}
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"{", "no valid JSON"),
-        (b"\xff\xfe", "no valid JSON"),
-        (b"[]", "no notebook"),
-        (b'{"cells": [{}]}', "no notebook"),
-        (b'{"cells": []}', "holds no exercise"),
-    ],
-)
-def test_a_file_that_is_no_notebook_is_reported(content: bytes, words: str, tmp_path: Path) -> None:
-    path = tmp_path / "broken.ipynb"
-    path.write_bytes(content)
-    result = grade(path)
-    assert result.verdicts == ()
-    assert words in result.remarks[0]
 
 
 def test_the_command_writes_both_reports_and_fails_below_the_pass_mark(tmp_path: Path) -> None:
@@ -297,18 +287,6 @@ def test_an_item_handed_in_twice_counts_once_and_the_better_one() -> None:
     assert len(first.verdicts) == 7
     assert "1 of its items" in first.remarks[0]
     assert once([rich]) == [rich]
-
-
-def test_grading_where_there_is_nothing_says_so(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ldm_edu", "grade", str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 2
-    assert "there is no notebook at" in result.stderr
-
-
-def test_reports_of_nothing() -> None:
-    assert as_json([]) == {"score": 0, "max_score": 0, "items": [], "notebooks": []}
-    assert as_gradescope([])["tests"] == []
 
 
 def test_the_exercises_are_what_the_solutions_give() -> None:

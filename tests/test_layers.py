@@ -14,6 +14,8 @@ PACKAGE = ROOT / "ldm_edu"
 # A module imports only from lower levels, or from its own. The longest name that fits decides.
 LEVELS = {
     "ldm_edu.config": 0,
+    "ldm_edu.device": 0,
+    "ldm_edu.extras": 0,
     "ldm_edu.paths": 0,
     "ldm_edu.checksums": 1,
     "ldm_edu.files": 1,

@@ -34,10 +34,10 @@ from ldm_edu.config import Preset, Sampling, ScheduleConfig
 from ldm_edu.convert import convert_checkpoint
 from ldm_edu.kernels.packed import pack
 from ldm_edu.nn.embeddings import timestep_embedding
+from ldm_edu.training.diffusion import DiffusionBatch, DiffusionTask, whole_batches
 from ldm_edu.training.levels import loss_per_level
 from ldm_edu.training.loop import train
 from ldm_edu.training.recipes import UNetRecipe
-from ldm_edu.training.tasks import DiffusionBatch, DiffusionTask
 from ldm_edu.weights.mapped import WeightFile
 
 # --- the family: what a file of families/ would hold ------------------------------------------------------------------
@@ -215,7 +215,8 @@ def task_of(model: LatentDiffusion) -> DiffusionTask:
         return DiffusionBatch(0.8 * vector[..., None, None].expand(n, 3, 8, 8), Conditioning(vector=vector))
 
     recipe = UNetRecipe(steps=150, batch=16, lr=1e-2, warmup=5, ema_decay=0.9)
-    return DiffusionTask(model.network, model.schedule, MIXER.prediction, batches, recipe)
+    source = whole_batches(batches, recipe.batch, model.schedule)
+    return DiffusionTask(model.network, model.schedule, MIXER.prediction, source, recipe)
 
 
 def test_it_learns_is_resumed_to_the_bit_and_measured(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ldm_edu.prompts import HEAVIEST, MOST_CHUNKS, Span, chunks, escape, parse
+from ldm_edu.prompts import HEAVIEST, MOST_CHUNKS, Span, chunks, escape, parse, remarks
 from ldm_edu.tokenizer import Tokenizer
 
 SMALL = Tokenizer(vocab=1024, length=8)
@@ -112,3 +112,67 @@ def test_ten_thousand_words_end_somewhere() -> None:
     assert read.tokens.shape == (MOST_CHUNKS, 77) and not read.whole
     assert chunks(Tokenizer(), "word " * 75 * MOST_CHUNKS).whole
     assert not chunks(SMALL, "a b c d e f g", most=1).whole
+
+
+# --- notation of other programs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "prompt, windows",
+    [
+        ("a cat BREAK a dog", ["a cat", "a dog"]),
+        ("BREAK a cat BREAK BREAK a dog BREAK", ["a cat", "a dog"]),  # none of padding alone
+        ("(a cat BREAK a dog:1.3)", ["a cat", "a dog"]),
+        ("(a cat) BREAK (a dog:1.3)", ["a cat", "a dog"]),
+        ("a cat,BREAK,a dog", ["a cat ,", ", a dog"]),
+        ("a b c d e f BREAK g", ["a b c d e f", "g"]),
+        ("a b c d e f g BREAK h i", ["a b c d e f", "g", "h i"]),
+        ("BREAK photograph", ["photograph"]),
+        ("BREAK", [""]),
+    ],
+)
+def test_break_starts_a_window(prompt: str, windows: list[str]) -> None:
+    read = chunks(SMALL, prompt)
+    assert [SMALL.decode(row.tolist()) for row in read.tokens] == windows
+    assert read.whole
+    assert torch.equal(chunks(SMALL, escape("a BREAK b")).tokens, SMALL(["a break b"]))
+
+
+def test_break_is_a_word_but_in_capitals_by_itself() -> None:
+    assert len(chunks(Tokenizer(), "a break BREAKFAST Break").tokens) == 1
+
+
+def test_weights_go_on_after_break() -> None:
+    read = chunks(SMALL, "a (cat BREAK a:2) dog")
+    assert read.weights[:, 1:3].tolist() == [[1, 2], [2, 1]]
+
+
+@pytest.mark.parametrize(
+    "prompt, sentence",
+    [
+        ("a cat AND a dog", "'AND' is read as words: prompts joined by AND"),
+        ("[cat:dog:0.5]", "'[cat:dog:0.5]' is read as words: a prompt that changes from step to step"),
+        ("a [cat : dog : .25] x", "'[cat : dog : .25]' is read as words"),
+        ("a [dog:12]", "'[dog:12]' is read as words"),
+        ("a [cat|dog]", "'[cat|dog]' is read as words"),
+        ("<lora:style:0.8> a cat", "'<lora:style:0.8>' is read as words: files to load"),
+        ("a cat BREAK a dog", "BREAK starts a new window"),
+    ],
+)
+def test_notation_of_other_programs_is_named(prompt: str, sentence: str) -> None:
+    (said,) = remarks([prompt, prompt])
+    assert said.startswith(sentence)
+    assert remarks([], negative=prompt, guidance=7.5) == [said]
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a cat and a dog", "[a cat]", "(a:1.3)", r"\[cat:dog:0.5\]", "a < b", "16:9", "SAND", ""]
+)
+def test_what_is_read_as_it_looks_is_not_named(prompt: str) -> None:
+    assert remarks([prompt]) == []
+
+
+def test_a_negative_prompt_needs_guidance() -> None:
+    (said,) = remarks(["a cat"], "ugly", 1.0)
+    assert said == "the negative prompt 'ugly' has no effect with guidance 1; choose a guidance above 1"
+    assert remarks(["a cat"], "ugly", 1.5) == remarks(["a cat"], "", 1.0) == remarks(["a cat"], "ugly") == []

@@ -10,11 +10,11 @@ from ldm_edu.condition import Conditioning
 from ldm_edu.families import TOY
 from ldm_edu.models.unet import UNet
 from ldm_edu.schedule import make_schedule
+from ldm_edu.training.diffusion import DiffusionBatch, DiffusionTask, whole_batches
 from ldm_edu.training.ema import Ema
 from ldm_edu.training.loop import rng_for, train, trapezoid
 from ldm_edu.training.recipes import UNetRecipe
 from ldm_edu.training.state import load_state
-from ldm_edu.training.tasks import DiffusionBatch, DiffusionTask
 
 
 def toy_task(lr: float = 1e-3) -> DiffusionTask:
@@ -29,7 +29,7 @@ def toy_task(lr: float = 1e-3) -> DiffusionTask:
 
     schedule = make_schedule(TOY.schedule)
     recipe = UNetRecipe(steps=40, batch=4, lr=lr, decay=0.25, ema_decay=0.9, floor=0.0)
-    return DiffusionTask(model, schedule, "v", batches, recipe)
+    return DiffusionTask(model, schedule, "v", whole_batches(batches, recipe.batch, schedule), recipe)
 
 
 def weights(task: DiffusionTask) -> dict[str, torch.Tensor]:
@@ -126,7 +126,8 @@ def test_the_diffusion_task_learns() -> None:
     torch.manual_seed(0)
     task = toy_task(lr=3e-3)
     fixed = torch.randn(4, 4, 8, 8)
-    task.batches = lambda rng, n, progress: DiffusionBatch(fixed, Conditioning(torch.zeros(4, 3, 32)))
+    batch = DiffusionBatch(fixed, Conditioning(torch.zeros(4, 3, 32)))
+    task.source = whole_batches(lambda rng, n, progress: batch, 4, task.schedule)
     losses = [r.values["loss"] for r in train(task, steps=120, seed=1)]
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
 

@@ -11,8 +11,8 @@ from PIL import Image
 from ldm_edu.families import TOY
 from ldm_edu.model import LatentDiffusion
 from ldm_edu.prompts import parse
+from ldm_edu.training.diffusion import Share
 from ldm_edu.training.parts import load_parts
-from ldm_edu.training.scale import Share
 from ldm_edu.training.scale_run import cached
 from ldm_edu.training.sheets import drawn
 

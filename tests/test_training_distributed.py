@@ -23,10 +23,12 @@ from PIL import Image
 from ldm_edu.families import TOY
 from ldm_edu.model import LatentDiffusion
 from ldm_edu.models.unet import UNet
+from ldm_edu.schedule import make_schedule
 from ldm_edu.training.buckets import Order
 from ldm_edu.training.cache import Cache
+from ldm_edu.training.cached import CachedBatches
+from ldm_edu.training.diffusion import DiffusionTask, Share
 from ldm_edu.training.recipes import UNETS
-from ldm_edu.training.scale import ScaledTask, Share
 from ldm_edu.training.sharded import load_sharded, state_tensors, whole_states
 
 pytestmark = pytest.mark.slow
@@ -214,7 +216,9 @@ def resumed_weights(home: Path, out: Path) -> dict[str, torch.Tensor]:
     """What one process holds right after it has read the state that two have written."""
     cache = Cache(home / "cache")
     order = Order(cache.index.counts, batch=8, steps=STEPS, seed=3)
-    task = ScaledTask(UNet(TOY.unet), TOY, cache, order, UNETS["toy"], Share(8))
+    schedule, share = make_schedule(TOY.schedule), Share(8)
+    source = CachedBatches(cache, order, schedule, share, UNETS["toy"].drop)
+    task = DiffusionTask(UNet(TOY.unet), schedule, TOY.prediction, source, UNETS["toy"], share=share)
     folder = out / "training" / "unet"
     assert load_sharded(task, folder) == int(whole_states(folder)[-1].name.removeprefix("step-"))
     return state_tensors(task)

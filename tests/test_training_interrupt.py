@@ -13,10 +13,11 @@ from test_training import assert_equal, toy_task, weights
 from ldm_edu.families import TOY
 from ldm_edu.model import LatentDiffusion
 from ldm_edu.training import interrupt, loop, state
+from ldm_edu.training.diffusion import DiffusionTask
 from ldm_edu.training.interrupt import Ending, Interrupted, reaching
 from ldm_edu.training.loop import train
 from ldm_edu.training.state import Store, load_state
-from ldm_edu.training.tasks import BaseTask, DiffusionTask
+from ldm_edu.training.tasks import BaseTask
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent in another way there")
 

@@ -27,11 +27,11 @@ def pictures(count: int = 20) -> FashionTensors:
 
 def test_training_lowers_the_loss_and_moves_the_class_table() -> None:
     task = pixels_task(FASHION, RECIPE, pictures(), torch.device("cpu"))
-    before = pixels_parts(task)["classes"].state_dict()["table.weight"].clone()
+    before = pixels_parts(task, FASHION)["classes"].state_dict()["table.weight"].clone()
     records = list(train(task, steps=RECIPE.steps, seed=1))
     assert records[-1].values["loss"] < records[0].values["loss"]
     assert records[0].values["loss"] == pytest.approx(1.0, abs=0.1)  # it starts by saying "no noise"
-    after = pixels_parts(task)["classes"].state_dict()["table.weight"]
+    after = pixels_parts(task, FASHION)["classes"].state_dict()["table.weight"]
     assert not torch.equal(before, after)
 
 
@@ -72,7 +72,7 @@ def test_the_command_writes_a_model_that_draws(tmp_path: Path) -> None:
 
 def test_the_loss_of_a_network_that_says_nothing_is_the_variance_of_the_noise() -> None:
     task = pixels_task(FASHION, RECIPE, pictures(), torch.device("cpu"))
-    parts = pixels_parts(task)
+    parts = pixels_parts(task, FASHION)
     with torch.no_grad():
         parts["unet"].conv_out.bias.zero_()  # type: ignore[union-attr,operator]
     data = pictures()

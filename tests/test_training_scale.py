@@ -18,11 +18,11 @@ from ldm_edu.families import EMOJI, FASHION, TOY
 from ldm_edu.files import SaveError
 from ldm_edu.layouts.pair import Format
 from ldm_edu.model import LatentDiffusion
+from ldm_edu.training.diffusion import Share
 from ldm_edu.training.loop import train
 from ldm_edu.training.parts import Parts, load_parts
 from ldm_edu.training.recipes import UNetRecipe
 from ldm_edu.training.runs import Run
-from ldm_edu.training.scale import Share
 from ldm_edu.training.scale_run import How, cached, scale_run
 from ldm_edu.training.sharded import SHARDS, load_sharded, save_sharded, state_tensors, whole_states
 from ldm_edu.weights.errors import CheckpointError

@@ -1,6 +1,6 @@
 """Which time a network is told in training: that of the level which it sees, as in sampling, whatever the schedule."""
 
-import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,13 +17,14 @@ from ldm_edu.models.unet import UNet
 from ldm_edu.schedule import NoiseSchedule, make_schedule
 from ldm_edu.training.buckets import Order
 from ldm_edu.training.cache import Cache
+from ldm_edu.training.cached import CachedBatches
+from ldm_edu.training.diffusion import DiffusionBatch, DiffusionTask, Share, whole_batches
 from ldm_edu.training.loop import rng_for
 from ldm_edu.training.parallel import shard
 from ldm_edu.training.recipes import UNetRecipe
-from ldm_edu.training.scale import ScaledTask, Share
-from ldm_edu.training.tasks import BaseTask, DiffusionBatch, DiffusionTask
 
 FLOW = ScheduleConfig(kind="flow", steps=4, shift=3.0)
+Make = Callable[[ScheduleConfig], DiffusionTask]
 RECIPE = UNetRecipe(steps=4, batch=64, lr=1e-3)
 
 
@@ -34,7 +35,8 @@ def on_random_latents(schedule: ScheduleConfig) -> DiffusionTask:
         )
 
     kind = "flow" if schedule is FLOW else "eps"
-    return DiffusionTask(UNet(TOY.unet), make_schedule(schedule), kind, batches, RECIPE)
+    process = make_schedule(schedule)
+    return DiffusionTask(UNet(TOY.unet), process, kind, whole_batches(batches, RECIPE.batch, process), RECIPE)
 
 
 class NoCache(Cache):
@@ -50,13 +52,13 @@ class NoCache(Cache):
         return torch.zeros(len(captions), 3, 32)  # type: ignore[arg-type]
 
 
-def on_a_cache(schedule: ScheduleConfig) -> ScaledTask:
-    preset = dataclasses.replace(TOY, schedule=schedule, prediction="flow" if schedule is FLOW else "eps")
-    order = Order([8], batch=64, steps=4, seed=1)
-    return ScaledTask(UNet(TOY.unet), preset, NoCache(), order, RECIPE, Share(64), precision="fp32")
+def on_a_cache(schedule: ScheduleConfig) -> DiffusionTask:
+    order, process = Order([8], batch=64, steps=4, seed=1), make_schedule(schedule)
+    source = CachedBatches(NoCache(), order, process, Share(64), RECIPE.drop)
+    return DiffusionTask(UNet(TOY.unet), process, "flow" if schedule is FLOW else "eps", source, RECIPE)
 
 
-def seen(task: DiffusionTask | ScaledTask, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor, NoiseSchedule]:
+def seen(task: DiffusionTask, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor, NoiseSchedule]:
     """The times that one step draws, and those that it tells the network."""
     drawn, told = [], []
     schedule, level = task.schedule, task.schedule.level
@@ -67,7 +69,7 @@ def seen(task: DiffusionTask | ScaledTask, monkeypatch: pytest.MonkeyPatch) -> t
 
 
 @pytest.mark.parametrize("make", [on_random_latents, on_a_cache])
-def test_a_shifted_flow_tells_the_shifted_time(make: type[BaseTask], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shifted_flow_tells_the_shifted_time(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn, told, schedule = seen(make(FLOW), monkeypatch)  # type: ignore[arg-type,call-arg]
     assert set(drawn.tolist()) == {1, 2, 3, 4}  # from the first time to the last
     assert torch.equal(told, schedule.level(drawn).t.float())
@@ -76,7 +78,7 @@ def test_a_shifted_flow_tells_the_shifted_time(make: type[BaseTask], monkeypatch
 
 
 @pytest.mark.parametrize("make", [on_random_latents, on_a_cache])
-def test_a_chain_tells_the_times_that_it_draws(make: type[BaseTask], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chain_tells_the_times_that_it_draws(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn, told, _ = seen(make(TOY.schedule), monkeypatch)  # type: ignore[arg-type,call-arg]
     assert torch.equal(told, drawn.float()) and 0 <= int(drawn.min()) <= 15 and 984 <= int(drawn.max()) <= 999
     embedding = module.timestep_embedding
@@ -94,7 +96,7 @@ def test_shares_of_the_weights_in_bfloat16_are_told_whole_times(
         model: nn.Module = UNet(TOY.unet)
         shard(model, init_device_mesh("cpu", (1,)), "bf16")  # type: ignore[arg-type]
         with torch.autocast("cpu", torch.bfloat16):
-            model(torch.randn(2, 4, 8, 8), torch.tensor([997.0, 999.0]), torch.randn(2, 3, 32))
+            model(torch.randn(2, 4, 8, 8), torch.tensor([997.0, 999.0]), Conditioning(torch.randn(2, 3, 32)))
     finally:
         dist.destroy_process_group()
     assert told[0].tolist() == [997.0, 999.0]  # in bfloat16 both are 1000

@@ -12,6 +12,7 @@ from ldm_edu.config import ClassifierConfig
 from ldm_edu.families import FASHION, TOY
 from ldm_edu.model import LatentDiffusion
 from ldm_edu.training import recipes
+from ldm_edu.training.diffusion import Share
 from ldm_edu.training.parts import load_parts
 from ldm_edu.training.runs import (
     Run,
@@ -22,7 +23,6 @@ from ldm_edu.training.runs import (
     pixels_run,
     unet_run,
 )
-from ldm_edu.training.scale import Share
 from ldm_edu.training.scale_run import How, cached, scale_run
 from ldm_edu.training.sharded import SHARDS
 from ldm_edu.training.state import Store, Task, load_state, save_state

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ldm_edu.checkpoint.diffusers_folder import is_of_diffusers, open_diffusers_folder
 from ldm_edu.checkpoint.fill import Checkpoint, Entry, StoredPart, Weights, pairs_of
@@ -13,6 +13,8 @@ from ldm_edu.config import Prediction, Preset, to_dict
 from ldm_edu.families import family_of
 from ldm_edu.weights.errors import CheckpointError, listed
 from ldm_edu.weights.mapped import open_weights
+
+P = TypeVar("P", bound=Preset)
 
 
 def open_checkpoint(
@@ -83,7 +85,7 @@ def _open_ours(path: Path, preset: Preset | None, weights: Weights | None) -> Ch
     return Checkpoint(path, "ldm-edu", saved, parts)
 
 
-def with_scale_of(saved: Preset, expected: Preset) -> Preset:
+def with_scale_of(saved: Preset, expected: P) -> P:
     """The expected preset with the scale and the shift of the latents as saved: training measures them."""
     wanted, found = getattr(expected, "autoencoder", None), getattr(saved, "autoencoder", None)
     if wanted is None or found is None:

@@ -3,6 +3,7 @@
 A command imports what it needs when it runs, so that ``ldm-edu --help`` does not wait for torch.
 """
 
+import io
 import sys
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from ldm_edu.cli.measure import bench, evaluate
 from ldm_edu.cli.plan import plan
 from ldm_edu.cli.train import train
 from ldm_edu.cli.verify import verify
+from ldm_edu.extras import extras
 
 app = typer.Typer(
     name="ldm-edu",
@@ -51,8 +53,12 @@ app.add_typer(bench, name="bench")
 
 def main() -> None:
     """Run the command line; what the user can put right ends in one sentence and exit status 2, not in a traceback."""
+    for stream in (sys.stdout, sys.stderr):  # a sign that the terminal's encoding lacks becomes a question mark
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
-        app(prog_name="ldm-edu")
+        with extras():
+            app(prog_name="ldm-edu")
     except (ValueError, OSError) as error:
         typer.echo(f"ldm-edu: {error}", err=True)
         sys.exit(2)

@@ -85,7 +85,7 @@ def make_edit(
     if (picture.height, picture.width) != shape:
         typer.echo(f"{init}: {picture.width} x {picture.height}, taken at {shape[1]} x {shape[0]}", err=True)
     fitted = fit(picture, shape)
-    pixels = from_pil(fitted if model.preset.autoencoder else fitted.convert("L"))  # (1, 3 or 1, H, W)
+    pixels = from_pil(fitted if model.network.channels > 1 else fitted.convert("L"))  # (1, 3 or 1, H, W)
     if outpaint is not None:
         left, top, right, bottom = parse_border(outpaint)
         edit = Edit.outpaint(pixels, left=left, top=top, right=right, bottom=bottom)

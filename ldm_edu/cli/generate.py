@@ -29,6 +29,15 @@ BATCH = 16  # pictures drawn at once; a picture does not depend on it
 BATCH_LATENTS = 4 * 64 * 64  # latent pixels drawn at once: 4 pictures of Stable Diffusion's size
 
 
+def _list(wanted: bool) -> None:
+    """Print what the emoji model knows, and end."""
+    if wanted:
+        from ldm_edu.datasets.vocabulary import vocabulary
+
+        typer.echo(vocabulary())
+        raise typer.Exit
+
+
 def generate(
     prompts: Annotated[list[str], typer.Argument(help='What to draw, as in "red apple, 3d style".')],
     model: Annotated[
@@ -46,7 +55,9 @@ def generate(
         int, typer.Option(min=0, max=MAX_SEED, help="Of each prompt's first picture; the next ones count up.")
     ] = 0,
     count: Annotated[int, typer.Option(min=1, help="Pictures a prompt.")] = 1,
-    sampler: Annotated[SamplerName | None, typer.Option(help="The solver; left out: what suits the model.")] = None,
+    sampler: Annotated[
+        SamplerName | None, typer.Option(help="The solver; lms needs karras spacing; left out: what suits the model.")
+    ] = None,
     spacing: Annotated[
         Spacing | None,
         typer.Option(help="How the steps are spread over the noise levels; left out: what suits the model."),
@@ -85,6 +96,9 @@ def generate(
         typer.Option(help="A .png: the picture, or a sheet of several or small ones; a folder: each by itself."),
     ] = Path("sheet.png"),
     film: Annotated[Path | None, typer.Option(help="Where a film of the steps goes, a .gif.")] = None,
+    list_: Annotated[
+        bool, typer.Option("--list", callback=_list, is_eager=True, help="Say what the emoji model knows, and end.")
+    ] = False,
 ) -> None:
     """Draw pictures from prompts, and from pictures.
 
@@ -92,7 +106,7 @@ def generate(
     how it was drawn: ldm-edu inspect FILE.png.
 
     In a prompt (word) and (word:1.3) count more, [word] and (word:0.5) less; \\( is the sign itself. A prompt longer
-    than the text encoder's window is read in several.
+    than the text encoder's window is read in several; BREAK starts the next one.
 
     Image to image: --init photo.png --strength 0.6. Inpainting: --init photo.png --mask mask.png, white where it is
     painted anew; the rest stays as it is. Outpainting: --init photo.png --outpaint 64.
@@ -105,6 +119,7 @@ def generate(
     shape = None if size is None else parse_size(size)
 
     from ldm_edu.pictures import save_gif, sheet
+    from ldm_edu.prompts import remarks
     from ldm_edu.samplers import SAMPLERS
 
     pipeline = load(model, device, dtype, copy, adapters=adapter or ())
@@ -125,6 +140,8 @@ def generate(
         "spacing": spacing or usual.spacing,
         "negative": negative,
     }
+    for sentence in remarks(prompts, negative, said["guidance"]):
+        typer.echo(f"ldm-edu: {sentence}", err=True)
     how = {**said, "sampler": SAMPLERS[said["sampler"]], "size": shape, "negative": negative and read[negative]}
     orders = [(prompt, seed + i) for prompt in prompts for i in range(count)]
     with ThreadPoolExecutor(1) as meanwhile, _memory(pipeline):
@@ -165,9 +182,10 @@ def load(
     import torch
 
     from ldm_edu.adapters import attach
+    from ldm_edu.device import default_device
     from ldm_edu.model import LatentDiffusion
 
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = device or default_device()
     try:
         torch.zeros(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -49,32 +49,40 @@ def evaluate(
         Path | None,
         typer.Option(callback=_writable, help="Where the nearest training pictures of an emoji model go, a .png."),
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(callback=_writable, help="Where forty prompts never trained, as an emoji model draws them, go."),
+    ] = None,
 ) -> None:
     """Measure a model on the fixed splits, beside real pictures and chance; print tables."""
     from ldm_edu.classifiers import load_classifier
+    from ldm_edu.evaluate.compose import composed_sections, prompt_sheet
     from ldm_edu.evaluate.emoji import evaluate_emoji
     from ldm_edu.evaluate.shapes import evaluate_shapes
     from ldm_edu.pictures import save_png
     from ldm_edu.samplers import SAMPLERS
 
     began = time.perf_counter()
-    if sheet is not None:
-        check_suffix(sheet, ".png")
+    for path in (sheet, prompts):
+        if path is not None:
+            check_suffix(path, ".png")
     pipeline = load(model, device)
-    for option, value in {"judge": judge, "sheet": sheet}.items():
+    for option, value in {"judge": judge, "sheet": sheet, "prompts": prompts}.items():
         if value is not None and pipeline.preset.name != "emoji":
             raise ValueError(
                 f"--{option} is for emoji models, and {model!r} is a {pipeline.preset.name} model: leave it out"
             )
     draw = _drawer(pipeline, steps=steps, guidance=guidance, sampler=SAMPLERS[sampler])
     restore = _restorer(pipeline)
-    size, factor = pipeline.preset.size, pipeline.preset.autoencoder.factor if pipeline.preset.autoencoder else 1
+    size, factor = pipeline.preset.size, pipeline.codec.factor
     if pipeline.preset.name == "shapes":
         sections = evaluate_shapes(draw, restore, count=count, size=size, seed=seed)
     elif pipeline.preset.name == "emoji":
-        sections, neighbours = evaluate_emoji(
-            draw, restore, load_classifier(judge or "judge"), factor=factor, count=count, seed=seed
-        )
+        network = load_classifier(judge or "judge")
+        sections, neighbours = evaluate_emoji(draw, restore, network, factor=factor, count=count, seed=seed)
+        sections += composed_sections(draw, restore, network, count=count, seed=seed + 2 * count)
+        if prompts is not None:
+            save_png(prompts, prompt_sheet(draw, seed))
         if sheet is not None:
             save_png(sheet, neighbours)
     else:
@@ -95,9 +103,10 @@ def train_step(
 ) -> None:
     """Time a training step of the U-Net against the same network of diffusers, alternately."""
     from ldm_edu.evaluate.bench import bench_train_step
+    from ldm_edu.families import unet_preset
 
     began = time.perf_counter()
-    section = bench_train_step(find_preset(preset), batch=batch, rounds=rounds)
+    section = bench_train_step(unet_preset(find_preset(preset)), batch=batch, rounds=rounds)
     report({"preset": preset, "batch": batch, "rounds": rounds}, [section], began, out)
 
 
@@ -110,9 +119,10 @@ def step(
 ) -> None:
     """Time a guided step on the CPU against diffusers, alternately; sd15 needs 12 GB of memory."""
     from ldm_edu.evaluate.bench_step import bench_step
+    from ldm_edu.families import unet_preset
 
     began = time.perf_counter()
-    section = bench_step(find_preset(preset), size=size, rounds=rounds)
+    section = bench_step(unet_preset(find_preset(preset)), size=size, rounds=rounds)
     report({"preset": preset, "size": size, "rounds": rounds}, [section], began, out)
 
 
@@ -126,9 +136,10 @@ def sizes(
 ) -> None:
     """Time a guided step on the CPU at two sizes; sd15 needs 6 GB of memory and some minutes."""
     from ldm_edu.evaluate.bench_step import bench_sizes
+    from ldm_edu.families import unet_preset
 
     began = time.perf_counter()
-    section = bench_sizes(find_preset(preset), sizes=(small, large), rounds=rounds)
+    section = bench_sizes(unet_preset(find_preset(preset)), sizes=(small, large), rounds=rounds)
     report({"preset": preset, "small": small, "large": large, "rounds": rounds}, [section], began, out)
 
 
@@ -159,9 +170,10 @@ def gpu(
     The record is written anew after each table.
     """
     from ldm_edu.evaluate.bench_gpu import bench_gpu
+    from ldm_edu.families import unet_preset
 
     began, sections = time.perf_counter(), []
-    for section in bench_gpu(find_preset(preset), part, size=size, rounds=rounds):
+    for section in bench_gpu(unet_preset(find_preset(preset)), part, size=size, rounds=rounds):
         sections.append(section)
         report({"preset": preset, "part": part, "size": size, "rounds": rounds}, sections, began, out)
 

@@ -16,11 +16,11 @@ def plan(
     price: Annotated[float, typer.Option(min=0.0, help="Dollars a GPU hour.")] = 2.0,
 ) -> None:
     """Print operations, memory, traffic, days, money and the cost of failures of a run, as Markdown."""
+    from ldm_edu.families import preset_named, unet_preset
     from ldm_edu.training.plan import PUBLISHED, Machine
     from ldm_edu.training.plan_report import report
-    from ldm_edu.training.runs import preset_named
 
-    chosen = preset_named(preset)
+    chosen = unet_preset(preset_named(preset))
     stages = PUBLISHED if preset == "sd15" else {chosen.size: 100_000}
     lines = report(
         chosen,

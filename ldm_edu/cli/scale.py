@@ -45,17 +45,17 @@ def train_on_data(
     """Fill the cache, train the U-Net, write the checkpoint; in each process that the launcher has started."""
     import torch
 
+    from ldm_edu.families import preset_named, unet_preset
     from ldm_edu.kernels.precision import quick_bfloat16
-    from ldm_edu.training import runs
+    from ldm_edu.training.diffusion import Share
     from ldm_edu.training.guard import refuse_another_model
     from ldm_edu.training.loop import train as records
     from ldm_edu.training.parts import load_parts
-    from ldm_edu.training.scale import Share
     from ldm_edu.training.scale_run import How, cached, scale_run
     from ldm_edu.training.sharded import SHARDS
     from ldm_edu.training.sheets import drawn, save_sheet
 
-    chosen = runs.preset_named(preset)
+    chosen = unet_preset(preset_named(preset))
     refuse_another_model(folder, chosen, but=("size",))
     if options.parts is None and not (folder / "config.json").is_file():
         raise ValueError(
@@ -151,17 +151,15 @@ def _processes(state: Path, *, wandb: bool) -> "Iterator[Accelerator]":
     """The processes that were started together, their device and their trackers; ended however the run ends."""
     from importlib.util import find_spec
 
-    import torch
+    from ldm_edu.device import default_device
+    from ldm_edu.extras import need
 
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise ValueError("training on own pictures needs accelerate: pip install 'ldm-edu[train]'") from error
-    if wandb and find_spec("wandb") is None:
-        raise ValueError("--wandb needs the package wandb: pip install wandb, or leave it out")
+    accelerate = need("accelerate")
+    if wandb:
+        need("wandb")
     trackers = [*(["tensorboard"] if find_spec("tensorboard") else []), *(["wandb"] if wandb else [])]
-    cpu = not torch.cuda.is_available()
-    accelerator = Accelerator(cpu=cpu, mixed_precision="no", log_with=trackers, project_dir=state.parent)
+    cpu = default_device(float64=True).type == "cpu"
+    accelerator = accelerate.Accelerator(cpu=cpu, mixed_precision="no", log_with=trackers, project_dir=state.parent)
     try:
         yield accelerator
     finally:

@@ -32,7 +32,9 @@ def train(
     batch: Annotated[int | None, typer.Option(min=1, help="Pictures a step; left out: the recipe's.")] = None,
     lr: Annotated[float | None, typer.Option(min=0.0, help="Learning rate; left out: the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Left out: the recipe's.")] = None,
-    start: Annotated[Path | None, typer.Option(help="unet: begin with the weights of this checkpoint folder.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="clip, unet: begin with the weights of this checkpoint folder.")
+    ] = None,
     perceptual: Annotated[
         str | None, typer.Option(help="vae, decoder: the classifier in the loss; left out: the shipped one.")
     ] = None,
@@ -77,12 +79,11 @@ def train(
         return
     only_with_data = {"parts": parts, "cache": cache, "size": size, "micro": micro, "precision": precision}
     _refuse_without_data(only_with_data | {"parallel": parallel != "ddp", "recompute": recompute, "wandb": wandb})
-    import torch
-
+    from ldm_edu.device import default_device
     from ldm_edu.training.guard import refuse_other_kind
 
     refuse_other_kind(folder / "training" / network, with_data=False)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device(float64=True)
     run = _run(network, preset, folder, device, perceptual=perceptual or "perceptual", start=start, **changes)
     _train(run, network, preset, folder, save_every=save_every, sheet_every=sheet_every)
 
@@ -131,29 +132,29 @@ def _run(
     start: Path | None,
     **changes: float | None,
 ) -> "Run":
-    from ldm_edu.families import PRESETS
+    from ldm_edu.families import PRESETS, preset_named, unet_preset
     from ldm_edu.training import recipes, runs
 
-    if start is not None and network != "unet":
-        raise ValueError(f"--start goes on with a U-Net, not with {network}; leave it out")
+    if start is not None and network not in ("clip", "unet"):
+        raise ValueError(f"--start goes on with CLIP or a U-Net, not with {network}; leave it out")
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     if network == "classifier":
         chosen = dataclasses.replace(_recipe(recipes.CLASSIFIERS, network, preset), **given)
         return runs.classifier_run(chosen, folder, device)
     if network == "vae":
         vae = dataclasses.replace(_recipe(recipes.AUTOENCODERS, network, preset), **given)
-        return runs.autoencoder_run(runs.preset_named(preset), vae, folder, device, perceptual=perceptual)
+        return runs.autoencoder_run(unet_preset(preset_named(preset)), vae, folder, device, perceptual=perceptual)
     if network == "decoder":
         decoder = dataclasses.replace(_recipe(recipes.DECODERS, network, preset), **given)
-        return runs.decoder_run(runs.preset_named(preset), decoder, folder, device, perceptual=perceptual)
+        return runs.decoder_run(unet_preset(preset_named(preset)), decoder, folder, device, perceptual=perceptual)
     if network == "clip":
-        clip = dataclasses.replace(_recipe(recipes.CLIPS, network, preset), **given)
-        return runs.clip_run(runs.preset_named(preset), clip, folder, device)
-    if start is None and preset in PRESETS and PRESETS[preset].autoencoder is None:
+        clip = dataclasses.replace(_recipe(recipes.CLIPS_ON if start else recipes.CLIPS, network, preset), **given)
+        return runs.clip_run(unet_preset(preset_named(preset)), clip, folder, device, start=start)
+    if start is None and preset in PRESETS and getattr(PRESETS[preset], "autoencoder", None) is None:
         pixels = dataclasses.replace(_recipe(recipes.UNETS, network, preset), **given)
         return runs.pixels_run(PRESETS[preset], pixels, folder, device)
     unet = dataclasses.replace(_recipe(recipes.UNETS_ON if start else recipes.UNETS, network, preset), **given)
-    return runs.unet_run(runs.preset_named(preset), unet, folder, device, start=start)
+    return runs.unet_run(unet_preset(preset_named(preset)), unet, folder, device, start=start)
 
 
 def _unet_recipe(preset: str, **changes: float | None) -> "UNetRecipe":

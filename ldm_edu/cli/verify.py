@@ -23,9 +23,9 @@ def verify(
     another). It ends with status 1 if anything differs by more than 0.001, or a conversion changes a bit.
     """
     from ldm_edu.evaluate.verify import verify as compare
-    from ldm_edu.families import preset_named
+    from ldm_edu.families import preset_named, unet_preset
 
-    model = preset_named(preset)
+    model = unet_preset(preset_named(preset))
     size = size or min(256, model.size)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="ldm-edu-verify-") as folder:

@@ -48,11 +48,11 @@ def folder_captions(folder: Path, files: Files) -> dict[str, Captions]:
             "the same name, or move it out of the folder"
         )
     if bare := [name for name in files.pictures if name not in captions]:
-        text = Path(bare[0]).with_suffix(CAPTION_SUFFIXES[0]).as_posix()
+        beside = Path(bare[0]).with_suffix(CAPTION_SUFFIXES[0]).as_posix()
         row = json.dumps({"file_name": bare[0], "text": "..."}, ensure_ascii=False)
         raise ValueError(
             f"{len(bare)} of {len(files.pictures)} pictures in {folder} have no caption: {first(bare)}. Write each "
-            f"into a text file next to its picture ({text}), or all into {TABLE}, a line each: {row}"
+            f"into a text file next to its picture ({beside}), or all into {TABLE}, a line each: {row}"
         )
     return captions
 

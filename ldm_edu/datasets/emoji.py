@@ -53,12 +53,17 @@ class EmojiSplits:
     """What is held out, by name.
 
     ``pairs`` (concept, style) are for the text-to-image test; whole ``concepts`` for the autoencoder's test and kept
-    out of text-to-image training too; ``core`` are the plain concepts that the small model is trained on.
+    out of text-to-image training too; ``core`` are the plain concepts that the small model is trained on. Of the
+    composed pictures ``hues`` (thing, colour), ``counts`` (thing, how many) and ``together`` {thing, thing} are never
+    trained, in any style.
     """
 
     pairs: frozenset[tuple[str, str]]
     concepts: frozenset[str]
     core: frozenset[str]
+    hues: frozenset[tuple[str, str]] = frozenset()
+    counts: frozenset[tuple[str, int]] = frozenset()
+    together: frozenset[frozenset[str]] = frozenset()
 
     def of(self, concept: str, style: str) -> Split:
         """The one split that a picture belongs to."""
@@ -70,8 +75,15 @@ class EmojiSplits:
 def emoji_splits() -> EmojiSplits:
     """The committed splits."""
     found = json.loads((data_dir() / "emoji" / "splits.json").read_text(encoding="utf-8"))
-    pairs = frozenset((concept, style) for concept, style in found["pairs"])
-    return EmojiSplits(pairs, frozenset(found["concepts"]), frozenset(found["core"]))
+    hues, counts = (frozenset((name, what) for name, what in found[kind]) for kind in ("hues", "counts"))
+    return EmojiSplits(
+        frozenset((concept, style) for concept, style in found["pairs"]),
+        frozenset(found["concepts"]),
+        frozenset(found["core"]),
+        hues,
+        counts,
+        frozenset(frozenset(names) for names in found["together"]),
+    )
 
 
 def emoji(split: Split = "train", core: bool = False, starter: bool = False) -> "Dataset":

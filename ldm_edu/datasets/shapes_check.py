@@ -4,7 +4,7 @@ Analysis by synthesis: find each patch of ink, name its colour, then draw every 
 one that fits best. For clean pictures and for those of a trained model, which may be noisy or show nothing at all.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import permutations
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldm_edu.datasets.patches import patches
 from ldm_edu.datasets.shapes import COLOURS, RADII, RELATIONS, SHAPES, Thing, coverage, parse
 
 KINDS = ("size", "colour", "shape", "relation")  # the kinds of word that a caption has
@@ -43,20 +44,10 @@ def see(image: Tensor) -> list[Thing]:
     return sorted(patches, key=lambda thing: -thing.radius)
 
 
-def _patches(ink: Tensor) -> Iterator[Tensor]:
+def _patches(ink: Tensor) -> list[Tensor]:
     """Masks (S, S) of the connected patches of ink that are larger than a speck."""
     mask = ink.amax(0) > INK  # (S, S)
-    size = mask.shape[-1]
-    label = torch.arange(1, mask.numel() + 1).float().view(1, 1, size, size) * mask  # (1, 1, S, S)
-    while True:  # the largest number spreads through its patch, to the four neighbours
-        spread = torch.maximum(F.max_pool2d(label, (3, 1), 1, (1, 0)), F.max_pool2d(label, (1, 3), 1, (0, 1))) * mask
-        if torch.equal(spread, label):
-            break
-        label = spread
-    numbers, areas = label[label > 0].unique(return_counts=True)
-    for number, area in zip(numbers, areas.tolist(), strict=True):
-        if area >= LEAST_AREA * mask.numel():
-            yield label[0, 0] == number
+    return patches(mask, least=LEAST_AREA * mask.numel())
 
 
 def _name(ink: Tensor, patch: Tensor) -> Thing:

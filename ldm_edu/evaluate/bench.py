@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ldm_edu.condition import Conditioning
 from ldm_edu.config import UNetConfig, UNetPreset
 from ldm_edu.evaluate.record import Figure, Section
+from ldm_edu.extras import need
 from ldm_edu.kernels.precision import autocast, quick_bfloat16
 from ldm_edu.layouts.pair import convert
 from ldm_edu.layouts.unet import unet_pairs
@@ -74,10 +75,7 @@ def diffusers_unet(config: UNetConfig) -> Any:
     ValueError
         if the package is not installed, or has no such network.
     """
-    try:
-        from diffusers import UNet2DConditionModel
-    except ImportError as error:
-        raise ValueError("this needs the package diffusers: pip install 'ldm-edu[test]'") from error
+    diffusers = need("diffusers")
     if not config.context_dim or (config.depth[-1] or config.mid_depth) != config.mid_depth:
         raise ValueError(
             "diffusers has no U-Net without a context, or with a middle of another depth; use another preset"
@@ -87,7 +85,7 @@ def diffusers_unet(config: UNetConfig) -> Any:
     up = ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(config.depth)]
     # what this argument holds is the number of heads a level, whatever its name says
     heads = [config.heads or width // (config.head_dim or 1) for width in widths]
-    return UNet2DConditionModel(
+    return diffusers.UNet2DConditionModel(
         in_channels=config.in_channels,
         out_channels=config.out_channels,
         block_out_channels=tuple(widths),

@@ -233,7 +233,7 @@ def bench_training(preset: UNetPreset, roof: float, *, size: int, batch: int, ro
     )
 
 
-def ready(network: torch.nn.Module, *, compiled: bool) -> None:
+def ready(network: Any, *, compiled: bool) -> None:
     """Make a network on a GPU ready to draw: self-attention fused, compiled if asked for, launches replayed."""
     fuse(network)
     if compiled:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from ldm_edu.device import default_device, device_name
 from ldm_edu.files import atomic_write_text
 
 PACKAGES = ("ldm-edu", "torch", "numpy", "diffusers")
@@ -80,8 +81,8 @@ def hardware() -> dict[str, Any]:
     }
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         found["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
+    if (device := default_device()).type != "cpu":
+        found["gpu"] = device_name(device)
     return found
 
 

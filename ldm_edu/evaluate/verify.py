@@ -19,6 +19,7 @@ from ldm_edu.config import UNetPreset
 from ldm_edu.convert import convert_checkpoint
 from ldm_edu.evaluate.bench_step import check_step
 from ldm_edu.evaluate.record import Figure, Section
+from ldm_edu.extras import need
 from ldm_edu.families import family_of
 from ldm_edu.guidance import cfg
 from ldm_edu.model import LatentDiffusion
@@ -205,14 +206,7 @@ def draw_ours(path: Path, noise: Tensor) -> Drawn:
 
 
 def _libraries() -> tuple[Any, Any]:
-    try:
-        import diffusers
-        import transformers
-    except ImportError as error:
-        raise ValueError(
-            f"this compares with diffusers and transformers, and {error.name} is not installed: "
-            "pip install diffusers transformers"
-        ) from error
+    diffusers, transformers = need("diffusers"), need("transformers")
     for library in (diffusers, transformers):  # their bars and warnings would stand between the lines of the report
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()

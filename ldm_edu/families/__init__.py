@@ -1,6 +1,6 @@
 """The model families. A new family is a new file in this folder, and one word more in `FAMILIES`."""
 
-from ldm_edu.config import Preset
+from ldm_edu.config import Preset, UNetPreset
 from ldm_edu.families import course, dit, sd1, sd2, sdxl
 from ldm_edu.families.course import EMOJI, FASHION, SHAPES, TOY
 from ldm_edu.families.family import Family
@@ -23,6 +23,7 @@ __all__ = [
     "family_named",
     "family_of",
     "preset_named",
+    "unet_preset",
 ]
 
 
@@ -60,3 +61,17 @@ def preset_named(name: str) -> Preset:
     if name not in presets:
         raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(presets)}")
     return presets[name]
+
+
+def unet_preset(preset: Preset) -> UNetPreset:
+    """The preset itself, where its network is a U-Net with at most one text encoder.
+
+    Raises
+    ------
+    ValueError
+        for another preset: the training of latents and the benchmarks know only such models.
+    """
+    if not isinstance(preset, UNetPreset):
+        known = ", ".join(name for name, each in PRESETS.items() if isinstance(each, UNetPreset))
+        raise ValueError(f"{preset.name} is not a U-Net with at most one text encoder; choose one of {known}")
+    return preset

@@ -1,16 +1,20 @@
-"""DiT: diffusion transformers over the latents of Stable Diffusion's autoencoder, one of 1000 classes (Peebles 2023).
+"""DiT: transformers that draw one of 1000 classes in Stable Diffusion's latents (Peebles and Xie 2023).
 
-Where ours differs from the authors' own sampling: guidance here steers all four channels, as diffusers' pipeline does;
-the authors' `forward_with_cfg` steers the first three. And the learned variance is left out, since every sampler here
-brings its own.
+Sampling here differs from the authors' in two points. Guidance steers all four channels, as in diffusers' pipeline; the
+authors' `forward_with_cfg` steers the first three. And the learned variance is left out: a sampler has its own.
 
-The authors publish a file of the network alone, which has no autoencoder: read a diffusers folder, or a file that
-`ldm-edu convert` wrote with both. A file of their train.py is a pickle with the weights twice, ``model`` and the
-average ``ema``, and with arguments that are not weights: it is refused; take ``ema`` out of it first.
+The authors publish the network alone, in a file without an autoencoder. Read a diffusers folder instead, or one file
+with both networks, as `ldm-edu convert` writes it. A file of their train.py is a pickle with the weights twice
+(``model``, and the average over training, ``ema``) and with arguments that are not weights, so the file is refused:
+save ``ema`` in a file of its own first.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
 
 from ldm_edu.conditioners.classes import OneHotConditioner
 from ldm_edu.conditioners.conditioner import Conditioner
@@ -21,11 +25,18 @@ from ldm_edu.layouts.autoencoder import AUTOENCODER
 from ldm_edu.layouts.dit import DIT
 from ldm_edu.layouts.pair import Json
 from ldm_edu.layouts.schedule import read_schedule, write_schedule
+from ldm_edu.nn.embeddings import position_embedding
 from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.weights.mapped import WeightFile
 
 PIPELINE = "DiTPipeline"
 AUTOENCODER_PREFIX = "first_stage_model."
+SIZES = {
+    "s": (12, 384, 6),
+    "b": (12, 768, 12),
+    "l": (24, 1024, 16),
+    "xl": (28, 1152, 16),
+}  # depth, width, heads: table 1
 SCHEDULE = ScheduleConfig("linear", beta_start=1e-4, beta_end=0.02)  # not Stable Diffusion's
 # A guidance of 4 is the default of the authors' sample.py and of diffusers' pipeline; their best FID was measured at
 # 1.5. The authors take 250 steps that use the learned variance; this sampler needs a tenth of them.
@@ -43,11 +54,8 @@ class DiTPreset(Preset):
     defaults: Sampling = DEFAULTS
 
 
-_SIZES = {"s": (12, 384, 6), "b": (12, 768, 12), "l": (24, 1024, 16), "xl": (28, 1152, 16)}  # table 1
-
-
 def _published(name: str, patch: int, size: int = 256) -> DiTPreset:
-    depth, width, heads = _SIZES[name]
+    depth, width, heads = SIZES[name]
     dit = DiTConfig(size=size // 8, patch=patch, depth=depth, width=width, heads=heads)
     name = f"dit_{name}{patch}" if size == 256 else f"dit_{name}{patch}_{size}"
     return DiTPreset(name=name, size=size, dit=dit, autoencoder=AutoencoderConfig())
@@ -61,7 +69,7 @@ TOY_DIT = DiTPreset(  # for tests and for reading: trains in seconds
     defaults=Sampling(steps=20, guidance=2.0, sampler="dpmpp_2m"),
 )
 DIT_XL2, DIT_XL2_512 = _published("xl", 2), _published("xl", 2, 512)
-PRESETS = (TOY_DIT, *(_published(name, patch) for name in _SIZES for patch in (2, 4, 8)), DIT_XL2_512)
+PRESETS = (TOY_DIT, *(_published(name, patch) for name in SIZES for patch in (2, 4, 8)), DIT_XL2_512)
 
 
 def conditioner(preset: DiTPreset, networks: Networks) -> Conditioner:
@@ -70,29 +78,58 @@ def conditioner(preset: DiTPreset, networks: Networks) -> Conditioner:
 
 
 def recognise(file: WeightFile) -> DiTPreset | None:
-    """The size, by the shapes of the patches and the number of blocks; the pictures' side, by the positions.
+    """The preset, by the shapes of the tensors.
 
     Raises
     ------
     CheckpointError
         if the file holds the network alone.
     """
-    shapes = {name: stored.shape for name, stored in file.tensors.items()}
-    patches, positions = shapes.get("x_embedder.proj.weight", ()), shapes.get("pos_embed", ())
-    if len(patches) != 4 or "y_embedder.embedding_table.weight" not in shapes:
+    try:
+        dit = _config({name: stored.shape for name, stored in file.tensors.items()})
+    except (KeyError, ValueError, ArithmeticError):
         return None
-    width, _, patch, _ = patches
+    preset = _preset(dit, AutoencoderConfig(), "dit")
+    if not any(name.startswith(AUTOENCODER_PREFIX) for name in file.tensors):
+        raise CheckpointError(
+            f"{file.path} holds the network of {preset.name} and no autoencoder, as its authors publish it; take the "
+            "diffusers folder of this model, which has both."
+        )
+    return preset
+
+
+def _config(shapes: Mapping[str, tuple[int, ...]]) -> DiTConfig:
+    """The network whose tensors have such shapes; KeyError, ValueError or ArithmeticError if there is none."""
+    width, channels, patch, _ = shapes["x_embedder.proj.weight"]
+    rows, _ = shapes["y_embedder.embedding_table.weight"]
+    values, _ = shapes["final_layer.linear.weight"]
+    _, places, _ = shapes.get("pos_embed", (1, (32 // patch) ** 2, width))  # for 256 pixels, if nothing says otherwise
     depth = sum(name.endswith(".attn.qkv.weight") for name in shapes)
-    size = patch * math.isqrt(positions[1]) if len(positions) == 3 else 32
-    for preset in PRESETS:
-        if (preset.dit.width, preset.dit.patch, preset.dit.depth, preset.dit.size) == (width, patch, depth, size):
-            if not any(name.startswith(AUTOENCODER_PREFIX) for name in shapes):
-                raise CheckpointError(
-                    f"{file.path} holds the network of {preset.name} and no autoencoder, as its authors publish it; "
-                    "take the diffusers folder of this model, which has both."
-                )
-            return preset
-    return None
+    heads = {(layers, wide): count for layers, wide, count in SIZES.values()}  # no tensor has a shape of heads
+    return DiTConfig(
+        size=patch * math.isqrt(places),
+        channels=channels,
+        patch=patch,
+        width=width,
+        depth=depth,
+        heads=heads[depth, width],
+        classes=rows - 1,
+        learned_variance=values == 2 * patch * patch * channels,
+    )
+
+
+def _preset(dit: DiTConfig, autoencoder: AutoencoderConfig, name: str) -> DiTPreset:
+    """The known preset of these networks, or one of the given name."""
+    for known in PRESETS:
+        if (known.dit, known.autoencoder) == (dit, autoencoder):
+            return known
+    return DiTPreset(name=name, size=dit.size * autoencoder.factor, dit=dit, autoencoder=autoencoder)
+
+
+def positions(preset: DiTPreset) -> dict[str, Tensor]:
+    """The fixed positions, (1, N, width), which the authors' file holds too: their number says the pictures' size."""
+    places = torch.arange(preset.dit.grid)
+    return {"pos_embed": position_embedding(places, places, preset.dit.width)[None]}
 
 
 def read_folder(folder: Folder) -> DiTPreset | None:
@@ -102,15 +139,7 @@ def read_folder(folder: Folder) -> DiTPreset | None:
     dit = folder.read("transformer/config.json", DIT.read)
     autoencoder = folder.read("vae/config.json", AUTOENCODER.read)
     schedule, prediction = folder.read("scheduler/scheduler_config.json", read_schedule)
-    name = next((known.name for known in PRESETS if (known.dit, known.autoencoder) == (dit, autoencoder)), folder.name)
-    return DiTPreset(
-        name=name,
-        size=dit.size * autoencoder.factor,
-        dit=dit,
-        autoencoder=autoencoder,
-        schedule=schedule,
-        prediction=prediction,
-    )
+    return replace(_preset(dit, autoencoder, folder.name), schedule=schedule, prediction=prediction)
 
 
 def write_folder(preset: DiTPreset) -> dict[str, Json]:
@@ -155,4 +184,5 @@ FAMILY = Family(
     read_folder=read_folder,
     write_folder=write_folder,
     ignored=("pos_embed",),  # computed here
+    marks=positions,
 )

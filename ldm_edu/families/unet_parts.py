@@ -75,7 +75,8 @@ def read_unet_folder(
     CheckpointError
         if a config is missing or damaged, or asks for what the networks here do not do.
     """
-    beside = pipelines.get(folder.pipeline) or folder.read("unet/config.json", _beside)
+    named = folder.pipeline in pipelines
+    beside = pipelines[folder.pipeline] if named else folder.read("unet/config.json", _beside)
     unet = folder.read("unet/config.json", partial(read_unet, beside=beside))
     autoencoder = folder.read("vae/config.json", AUTOENCODER.read)
     text = folder.read("text_encoder/config.json", text_layout.read)

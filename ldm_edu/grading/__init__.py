@@ -24,7 +24,10 @@ __all__ = ["CheckFailed", "check", "hint"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'ldm_edu.grading' has no name {name!r}; it has {', '.join(__all__)}")
-    from ldm_edu.grading import interactive
+    from ldm_edu.extras import extras
+
+    with extras():
+        from ldm_edu.grading import interactive
 
     value = globals()[name] = getattr(interactive, name)
     return value

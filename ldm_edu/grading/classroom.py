@@ -21,21 +21,37 @@ from nbgrader.preprocessors import (
     NbGraderPreprocessor,
     SaveAutoGrades,
 )
+from traitlets import Enum
 
 from ldm_edu.grading.interactive import panel
 from ldm_edu.grading.notebook import grade
+from ldm_edu.grading.sandbox import isolates, unprotected
 from ldm_edu.grading.verdict import Verdict
 
 
 class GradeOutside(NbGraderPreprocessor):
     """Takes the place of nbgrader's ``Execute``: grades a notebook and writes its panels below the check cells."""
 
+    isolate = Enum(
+        ("auto", "require", "off"), "auto", help="Run notebooks in a sandbox, as `ldm-edu grade --isolate`."
+    ).tag(config=True)
+
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
-        """The notebook with an output in every check cell; nbgrader gives no points where it is an error."""
+        """The notebook with an output in every check cell; nbgrader gives no points where it is an error.
+
+        Raises
+        ------
+        IsolationError
+            if isolation is required and this computer has none.
+        """
+        choice: Any = self.isolate  # one of the three, as the trait has checked
+        isolated = isolates(choice)
+        if not isolated:
+            self.log.warning(unprotected(choice))
         with TemporaryDirectory(prefix="ldm-edu-class-") as folder:
             path = Path(folder) / "notebook.ipynb"
             nbformat.write(nb, path)
-            graded = grade(path)
+            graded = grade(path, isolated=isolated)
         for remark in graded.remarks:
             self.log.warning(remark)
         verdicts = {verdict.item.grade_id: verdict for verdict in graded.verdicts}

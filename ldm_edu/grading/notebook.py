@@ -1,6 +1,8 @@
 """From a notebook file to verdicts: which cells are answers, what they do, and how much they are worth."""
 
 import json
+import re
+import stat
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,10 +12,12 @@ from typing import Any
 from ldm_edu.grading.execute import Collected, Limits, run
 from ldm_edu.grading.item import Item
 from ldm_edu.grading.items import ITEMS
-from ldm_edu.grading.scan import complaints
+from ldm_edu.grading.outcome import described, printable
+from ldm_edu.grading.sandbox import isolates
 from ldm_edu.grading.verdict import Verdict, judge
 
-LARGEST = 50 * 2**20  # bytes of a notebook file
+LARGEST = 32 * 2**20  # bytes of a notebook file
+CHECK = re.compile(r"""(?:check|hint)\(\s*["']([^"']*)["']""")
 
 
 @dataclass(frozen=True)
@@ -33,43 +37,56 @@ class _Cell:
     checks: bool  # a check or a hint: the grader asks for itself
 
 
-def grade(path: Path, limits: Limits | None = None) -> Graded:
+def grade(path: Path, limits: Limits | None = None, *, isolated: bool | None = None) -> Graded:
     """Grade one exercise notebook. Whatever is wrong with the file becomes a remark, never an exception.
 
-    Its lesson is read off its cells, so that a renamed file is graded alike.
+    Its lesson is read off its cells, so that a renamed file is graded alike. ``isolated`` : whether its code runs in a
+    sandbox; None: where the computer has one.
     """
     try:
         cells = _cells(path)
+        items = _items(cells, path)
+        if not items:
+            return Graded(path, (), (f"{printable(path.name)} holds no exercise of this course",))
+        return _graded(path, cells, items, limits or Limits(), isolates("auto") if isolated is None else isolated)
     except (OSError, ValueError) as error:
-        items = [item for item in ITEMS.values() if path.name.startswith(item.lesson)]
-        remark = f"{path.name} cannot be read as a notebook: {error}"
-        return Graded(path, tuple(Verdict(item, False, "the file cannot be read") for item in items), (remark,))
-    items = _items(cells, path)
-    if not items:
-        return Graded(path, (), (f"{path.name} holds no exercise of this course",))
-    tampered = {cell.place: found for cell in cells if (found := complaints(cell.source))}
-    remarks = [f"cell {place + 1} was not run: {found[0]}" for place, found in tampered.items()]
-    code = [(c.place, c.source) for c in cells if not c.checks and c.place not in tampered]
-    limits = limits or Limits()
+        return failed(path, f"it cannot be read as a notebook: {error}")
+    except Exception as error:  # of the grader itself: it costs this notebook, and no other
+        return failed(path, f"it could not be graded ({described(error)})")
+
+
+def failed(path: Path, why: str) -> Graded:
+    """No points for a notebook, and why; its lesson is read off its name."""
+    items = [item for item in ITEMS.values() if item.lesson == path.name[:2]]
+    words = f"{printable(path.name)}: {printable(why)}"
+    return Graded(path, tuple(Verdict(item, False, "the notebook was not graded") for item in items), (words,))
+
+
+def _graded(path: Path, cells: Sequence[_Cell], items: Sequence[Item], limits: Limits, isolated: bool) -> Graded:
+    code = [(cell.place, cell.source) for cell in cells if not cell.checks]
     deadline = time.monotonic() + limits.notebook
-    collected = run(code, items, limits)
+    collected = run(code, items, limits, isolated=isolated)
     for item in _disturbed(items, cells, collected):
         others = {cell.place for cell in cells if cell.grade_id and cell.grade_id != item.grade_id}
         alone = [(place, source) for place, source in code if place not in others]
         left = replace(limits, notebook=deadline - time.monotonic())
-        collected.outcomes |= run(alone, [item], left).outcomes
-    verdicts = []
-    for item in items:
-        places = [cell.place for cell in cells if cell.grade_id == item.grade_id]
-        if bad := next((tampered[place][0] for place in places if place in tampered), None):
-            verdicts.append(Verdict(item, False, bad))
-        elif item.id in collected.outcomes:
-            verdicts.append(judge(item, collected.outcomes[item.id]))
-        else:
-            verdicts.append(_missing(item, places, collected.errors, collected.trouble.get(item.id, "")))
+        collected.outcomes |= run(alone, [item], left, isolated=isolated).outcomes
+    verdicts = [_verdict(item, cells, collected) for item in items]
     solutions = {cell.place for cell in cells if cell.grade_id}
-    remarks += [f"cell {p + 1} raised {e}" for p, e in sorted(collected.errors.items()) if p not in solutions]
-    return Graded(path, tuple(verdicts), tuple(remarks))
+    remarks = (f"cell {p + 1} raised {e}" for p, e in sorted(collected.errors.items()) if p not in solutions)
+    return Graded(path, tuple(verdicts), tuple(map(printable, remarks)))
+
+
+def _verdict(item: Item, cells: Sequence[_Cell], collected: Collected) -> Verdict:
+    if item.id not in collected.outcomes:
+        places = [cell.place for cell in cells if cell.grade_id == item.grade_id]
+        found = _missing(item, places, collected.errors, collected.trouble.get(item.id, ""))
+    else:
+        try:
+            found = judge(item, collected.outcomes[item.id])
+        except Exception as error:  # an answer that is like no other: it costs this item, and no other
+            found = Verdict(item, False, f"the answer cannot be compared ({described(error)})")
+    return replace(found, message="\n".join(map(printable, found.message.split("\n"))))
 
 
 def once(graded: Sequence[Graded]) -> list[Graded]:
@@ -105,37 +122,61 @@ def _missing(item: Item, places: Sequence[int], errors: dict[int, str], trouble:
 
 
 def _items(cells: Sequence[_Cell], path: Path) -> list[Item]:
+    """The items of the lessons that the cells belong to, by their metadata or by what they check, or by the name."""
     lessons = {cell.grade_id[:2] for cell in cells if cell.grade_id}
+    lessons = lessons or {name[:2] for cell in cells for name in CHECK.findall(cell.source) if name in ITEMS}
     lessons = lessons or {path.name[:2]}
     return [item for item in ITEMS.values() if item.lesson in lessons]
 
 
 def _cells(path: Path) -> list[_Cell]:
-    """The code cells, read so that a notebook with a wrong or a double cell id counts too."""
-    if path.stat().st_size > LARGEST:
+    """The code cells, read so that whatever else is wrong with the file, or with a cell, costs nothing.
+
+    Raises
+    ------
+    ValueError
+        if the file is none of a notebook's kind.
+    """
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a device never ends, a link may lead to somebody else's work
+        raise ValueError("it is a link, or no file at all; put a copy of the notebook in its place")
+    if status.st_size > LARGEST:
         raise ValueError(f"it has more than {LARGEST // 2**20} MiB; clear its outputs")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        cells = raw["cells"]
-        return [
-            _cell(place, cell)
-            for place, cell in enumerate(cells)
-            if cell["cell_type"] == "code" and _source(cell).strip()
-        ]
+        cells = json.loads(path.read_bytes())["cells"]
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"it is no valid JSON ({error}); save it again from JupyterLab") from error
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"it is no notebook ({type(error).__name__}: {error})") from error
+    except (KeyError, TypeError, RecursionError, ValueError) as error:
+        raise ValueError(f"it is no notebook ({described(error)}); save it again from JupyterLab") from error
+    if not isinstance(cells, list):
+        raise ValueError("it is no notebook (`cells` must be a list); save it again from JupyterLab")
+    return _named([_cell(place, cell) for place, cell in enumerate(cells) if _field(cell, "cell_type", str) == "code"])
 
 
 def _cell(place: int, cell: dict[str, Any]) -> _Cell:
-    marks = cell.get("metadata", {}).get("nbgrader") or {}
-    source = _source(cell)
-    checks = bool(marks.get("grade")) or source.lstrip().startswith(("check(", "hint("))
-    grade_id = str(marks.get("grade_id", "")) if marks.get("solution") else ""
-    return _Cell(place, source, "" if checks else grade_id, checks)
+    marks = _field(_field(cell, "metadata", dict), "nbgrader", dict)
+    source = cell.get("source")
+    text = "".join(line for line in (source if isinstance(source, list) else [source]) if isinstance(line, str))
+    checks = all(line.startswith(("check(", "hint(", "#")) for line in text.splitlines() if line.strip())
+    return _Cell(place, text, _field(marks, "grade_id", str) if marks.get("solution") and not checks else "", checks)
 
 
-def _source(cell: dict[str, Any]) -> str:
-    source = cell["source"]
-    return source if isinstance(source, str) else "".join(source)
+def _named(cells: list[_Cell]) -> list[_Cell]:
+    """Where all metadata is lost, a cell belongs to the item that the next check is for."""
+    if any(cell.grade_id for cell in cells):
+        return cells
+    named, item = [], ""
+    for cell in reversed(cells):
+        if cell.checks:
+            item = next((ITEMS[name].grade_id for name in CHECK.findall(cell.source) if name in ITEMS), item)
+            named.append(cell)
+        else:
+            named.append(replace(cell, grade_id=item))
+            item = ""
+    return named[::-1]
+
+
+def _field(values: Any, name: str, kind: type) -> Any:
+    """A field of a dictionary that may be missing, or of another kind: then it is empty."""
+    value = values.get(name) if isinstance(values, dict) else None
+    return value if isinstance(value, kind) else kind()

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ldm_edu.grading.notebook import Graded
+from ldm_edu.grading.outcome import printable
 from ldm_edu.grading.verdict import Verdict
 
 
@@ -17,7 +18,7 @@ def table(graded: Sequence[Graded]) -> Iterator[str]:
     """Lines of text: every item with its points and, where it is not right, what to look at next."""
     for one in graded:
         reached, possible = score([one])
-        yield f"{one.path.name}: {reached} of {possible} points"
+        yield f"{printable(one.path.name)}: {reached} of {possible} points"
         width = max((len(v.item.id) for v in one.verdicts), default=0)
         for v in one.verdicts:
             yield f"  {mark(v)} {v.item.id:<{width}}  {v.points:>2}/{v.item.points:<2}  {advice(v)}"
@@ -47,7 +48,7 @@ def as_json(graded: Sequence[Graded]) -> dict[str, Any]:
             {
                 "id": v.item.id,
                 "title": v.item.title,
-                "notebook": one.path.name,
+                "notebook": printable(one.path.name),
                 "score": v.points,
                 "max_score": v.item.points,
                 "passed": v.passed,
@@ -60,7 +61,7 @@ def as_json(graded: Sequence[Graded]) -> dict[str, Any]:
         ],
         "notebooks": [
             {
-                "file": one.path.name,
+                "file": printable(one.path.name),
                 "score": score([one])[0],
                 "max_score": score([one])[1],
                 "remarks": list(one.remarks),

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ldm_edu.grading.compare import difference, shown
-from ldm_edu.grading.guard import Outcome, run
 from ldm_edu.grading.item import Item
+from ldm_edu.grading.outcome import Outcome, run
 
 
 @dataclass(frozen=True)

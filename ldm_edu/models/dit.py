@@ -1,9 +1,9 @@
 """The noise predictor as a transformer over patches: DiT (Peebles and Xie 2023), from a toy to the 675 million of XL/2.
 
 Read it top to bottom: the noisy latent is cut into patches, each patch becomes a token, every block lets the tokens
-look at each other, and the last layer turns each token back into its patch. There is no way down and up and there are
-no skips. The time and the class reach a block through its norms alone: they say by how much the normalised tokens are
-scaled and shifted, and how much of what a block computes is added (adaLN-Zero, figure 3).
+look at each other, and the last layer turns each token back into its patch. All blocks have the same width, and no
+skips join distant ones. The time and the class reach a block through its norms alone: they say by how much the
+normalised tokens are scaled and shifted, and how much of what a block computes is added (adaLN-Zero, figure 3).
 """
 
 from collections.abc import Iterator, Sequence

@@ -49,11 +49,11 @@ def position_embedding(rows: Tensor, columns: Tensor, width: int) -> Tensor:
     exponent = torch.arange(quarter, dtype=torch.float64, device=rows.device) / quarter
     frequencies = 1.0 / 10_000.0**exponent  # (quarter,)
     x, y = columns.double()[:, None] * frequencies, rows.double()[:, None] * frequencies  # (W, quarter), (H, quarter)
-    x = torch.cat([x.sin(), x.cos()], dim=1)  # (W, width / 2)
-    y = torch.cat([y.sin(), y.cos()], dim=1)  # (H, width / 2)
+    x = torch.cat([x.sin(), x.cos()], dim=1).float()  # (W, width / 2)
+    y = torch.cat([y.sin(), y.cos()], dim=1).float()  # (H, width / 2)
     by_column = repeat(x, "w d -> (h w) d", h=len(rows))  # (H W, width / 2)
     by_row = repeat(y, "h d -> (h w) d", w=len(columns))  # (H W, width / 2)
-    return torch.cat([by_column, by_row], dim=1).float()  # (H W, width)
+    return torch.cat([by_column, by_row], dim=1)  # (H W, width)
 
 
 class EmbeddingMLP(nn.Module):

@@ -14,7 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ldm_edu.pictures.colours import eight_bits, on_white
 from ldm_edu.pictures.kinds import FORMATS, HEAD, mistaken, unread
@@ -104,7 +104,7 @@ def opened(source: Source, name: str | None = None) -> Iterator[Image.Image]:
         size = f"more than {LARGEST // 10**6} million pixels"
         raise ValueError(f"{called} cannot be read as a picture: it declares {size}; scale it down") from None
     except Exception as error:  # Pillow's readers raise a dozen kinds on damaged files
-        if isinstance(error, Image.UnidentifiedImageError):
+        if isinstance(error, UnidentifiedImageError):
             kind, remedy = mistaken(head) or ("of no known format, or damaged at its head", _REMEDY)
             raise ValueError(f"{called} cannot be read as a picture: it is {kind}; {remedy}") from None
         raise ValueError(f"{called} cannot be read as a picture ({error}); {_REMEDY}") from error

@@ -56,14 +56,8 @@ def levels_at(schedule: NoiseSchedule, times: Tensor, final: Final = "zero") -> 
         if the times do not fall, or lie outside the schedule.
     """
     times = torch.as_tensor(times, dtype=torch.float64)
-    if (times.diff() >= 0).any():
-        raise ValueError(f"the times of a run must fall from noise to data, not {times.tolist()}")
-    end = {"zero": schedule.clean, "first": lambda: schedule.level(schedule.first)}
-    if final not in end:
-        raise ValueError(f"final={final!r} must be 'zero' or 'first'")
-    run = schedule.level(times)
-    stops = [Level(*parts, schedule) for parts in zip(run.t, run.alpha, run.sigma, strict=True)]
-    return [*stops, end[final]()]
+    _check_falling("times", times)
+    return _listed(schedule, schedule.level(times), final)
 
 
 def levels_at_sigmas(schedule: NoiseSchedule, sigmas: Tensor, final: Final = "zero") -> list[Level]:
@@ -76,7 +70,9 @@ def levels_at_sigmas(schedule: NoiseSchedule, sigmas: Tensor, final: Final = "ze
     ValueError
         if they do not fall, or the schedule has no such noise.
     """
-    return levels_at(schedule, _times_at(schedule, torch.as_tensor(sigmas, dtype=torch.float64)), final)
+    sigmas = torch.as_tensor(sigmas, dtype=torch.float64)
+    _check_falling("sigmas", sigmas)
+    return _listed(schedule, sigma_to_level(schedule, sigmas), final)
 
 
 def karras_levels(
@@ -110,7 +106,15 @@ def sigma_to_level(schedule: NoiseSchedule, sigma: Tensor | float) -> Level:
     ValueError
         if the schedule has no such noise.
     """
-    return schedule.level(_times_at(schedule, torch.as_tensor(sigma, dtype=torch.float64)))
+    wanted = torch.as_tensor(sigma, dtype=torch.float64)
+    level = schedule.level(schedule.time(wanted))
+    if not torch.isclose(level.ratio, wanted, rtol=1e-3, atol=0).all():
+        low, high = schedule.level(schedule.first).ratio, schedule.level(schedule.last).ratio
+        raise ValueError(
+            f"sigma={wanted.tolist()} is not within the noise that the model was trained with: sigma / alpha from "
+            f"{float(low):.4g} to {float(high):.4g}"
+        )
+    return level
 
 
 def _spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing) -> Tensor:
@@ -156,17 +160,18 @@ def _ratio_range(schedule: NoiseSchedule, spacing: str) -> tuple[float, float]:
     return low, high
 
 
-def _times_at(schedule: NoiseSchedule, sigmas: Tensor) -> Tensor:
-    """The times at which sigma / alpha has these values, to a thousandth."""
-    times = schedule.time(sigmas)
-    reached = schedule.level(times).ratio
-    if not torch.isclose(reached, sigmas, rtol=1e-3, atol=0).all():
-        low, high = schedule.level(schedule.first).ratio, schedule.level(schedule.last).ratio
-        raise ValueError(
-            f"sigma={sigmas.tolist()} is not within the noise that the model was trained with: sigma / alpha from "
-            f"{float(low):.4g} to {float(high):.4g}"
-        )
-    return times
+def _listed(schedule: NoiseSchedule, stops: Level, final: Final) -> list[Level]:
+    """The levels of ``stops`` (N,) one by one, and the end of the run."""
+    end = {"zero": schedule.clean, "first": lambda: schedule.level(schedule.first)}
+    if final not in end:
+        raise ValueError(f"final={final!r} must be 'zero' or 'first'")
+    single = zip(stops.t, stops.alpha, stops.sigma, strict=True)
+    return [*(Level(*parts, schedule) for parts in single), end[final]()]
+
+
+def _check_falling(name: str, values: Tensor) -> None:
+    if (values.diff() >= 0).any():
+        raise ValueError(f"the {name} of a run must fall from noise to data, not {values.tolist()}")
 
 
 def _checked(schedule: NoiseSchedule, steps: int) -> int:

@@ -41,7 +41,7 @@ def repeat(seed: int) -> dict[int, list[float]]:
     """One short training: steps done -> the loss at each of `TIMES`."""
     recipe = dataclasses.replace(short_recipe(), seed=seed)
     task = pixels_task(FASHION, recipe, fashion_tensors("train"), torch.device("cpu"))
-    parts, data, found = pixels_parts(task), held_out_pictures(), {}
+    parts, data, found = pixels_parts(task, FASHION), held_out_pictures(), {}
     for record in train(task, steps=recipe.steps, seed=recipe.seed):
         if record.step in MARKS:
             cond = parts["classes"](data.labels.tolist())

@@ -46,7 +46,7 @@ def refuse_another_model(folder: Path, preset: Preset, *, but: tuple[str, ...] =
         return
     if found.get("kind") == KIND:
         raise CheckpointError(f"{folder} holds a classifier, not a model of the preset {preset.name}; {ANOTHER}")
-    names = tuple(field.name for field in dataclasses.fields(Preset) if field.name not in but)
+    names = tuple(field.name for field in dataclasses.fields(preset) if field.name not in but)
     same_model(load_preset(folder), preset, folder, parts=names)
 
 

@@ -30,7 +30,9 @@ Way = Literal["ddp", "fsdp"]
 Precision = Literal["bf16", "fp32"]
 
 
-def parallelize(model: UNet, way: Way, device: torch.device, precision: Precision, *, per_node: int = 1) -> nn.Module:
+def parallelize(
+    model: nn.Module, way: Way, device: torch.device, precision: Precision, *, per_node: int = 1
+) -> nn.Module:
     """The model as it is to be called by each process; the model itself where there is only one.
 
     Parameters
@@ -49,6 +51,8 @@ def parallelize(model: UNet, way: Way, device: torch.device, precision: Precisio
     if way == "ddp":
         ids = [device.index] if device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
+    if not isinstance(model, UNet):
+        raise ValueError(f"--parallel fsdp shares out U-Nets only, not a {type(model).__name__}; take --parallel ddp")
     shard(model, _mesh(device, per_node), precision)
     return model
 

@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -11,13 +12,15 @@ from ldm_edu.checkpoint.fill import fill
 from ldm_edu.checkpoint.find import find_checkpoint
 from ldm_edu.checkpoint.io import load_preset, load_tensors
 from ldm_edu.checkpoint.open import open_checkpoint, with_scale_of
-from ldm_edu.config import UNetPreset
+from ldm_edu.config import Preset, UNetPreset
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.clip import TextEncoder
 from ldm_edu.models.unet import UNet
 from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.weights.fit import load_into
 
+P = TypeVar("P", bound=Preset)
+Trained = TypeVar("Trained", bound=nn.Module)
 BEFORE = ("autoencoder", "text")  # trained before the U-Net, and kept
 UNET = ("unet", "prediction", "schedule")  # what makes U-Nets the same
 
@@ -60,7 +63,7 @@ def load_parts(name: str | Path, preset: UNetPreset, device: torch.device) -> Pa
     return Parts(preset, autoencoder, text)
 
 
-def same_model(found: UNetPreset, wanted: UNetPreset, where: Path, *, parts: tuple[str, ...] = ()) -> UNetPreset:
+def same_model(found: Preset, wanted: P, where: Path, *, parts: tuple[str, ...] = ()) -> P:
     """``wanted`` with the latent scale that was measured for the autoencoder of the checkpoint ``where``.
 
     Parameters
@@ -76,8 +79,8 @@ def same_model(found: UNetPreset, wanted: UNetPreset, where: Path, *, parts: tup
         if another field differs, naming it.
     """
     wanted = with_scale_of(found, wanted)
-    names = parts or tuple(field.name for field in dataclasses.fields(UNetPreset))
-    if other := [name for name in names if getattr(found, name) != getattr(wanted, name)]:
+    names = parts or tuple(field.name for field in dataclasses.fields(wanted))
+    if other := [name for name in names if getattr(found, name, None) != getattr(wanted, name)]:
         raise CheckpointError(
             f"{where} was made for the preset {found.name}, not {wanted.name}: {', '.join(other)} "
             f"{'differs' if len(other) == 1 else 'differ'}. Give --preset {found.name}, or another folder."
@@ -112,12 +115,18 @@ def _is_published(path: Path) -> bool:
 
 
 def new_unet(preset: UNetPreset, device: torch.device, *, channels_last: bool = True) -> UNet:
-    """A U-Net with random weights, ready to be trained; torch's random state decides them.
+    """A U-Net with random weights, ready to be trained; torch's random state decides them."""
+    return ready_to_learn(UNet(preset.unet), device, channels_last=channels_last)
 
-    ``channels_last``: its convolutions are quicker so; weights that will be sharded must stay as they are.
+
+def ready_to_learn(network: Trained, device: torch.device, *, channels_last: bool = True) -> Trained:
+    """A fresh network on its device, with a first prediction of 0, which is the mean: training starts calm.
+
+    ``channels_last``: convolutions are quicker so; weights that will be sharded must stay as they are.
     """
-    model = UNet(preset.unet).to(device)
+    network.to(device)
     if channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    nn.init.zeros_(model.conv_out.weight)  # the first prediction is 0, its mean: training starts calm
-    return model
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if isinstance(network, UNet):  # a transformer starts so by itself
+        nn.init.zeros_(network.conv_out.weight)
+    return network

@@ -50,6 +50,8 @@ class ClassifierRecipe:
     batch: int
     lr: float
     seed: int
+    name_things: float = 1.0  # weight of the concept's cross-entropy; 0: the styles alone are learned
+    resample: bool = True  # pictures are scaled and shifted; False: mirrored and cropped, no pixel mixed with others
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class ClipRecipe:
     batch: int
     lr: float
     partial: float = 0.0  # share of captions of which only a part is said: see `ldm_edu.training.phrases`
+    composed: float = 0.0  # share of pictures that the reader makes of drawings: see `ldm_edu.datasets.compose`
     seed: int = 3
 
 
@@ -82,6 +85,7 @@ class UNetRecipe:
     )
     narrow_from: float = 1.0  # of the run: from here on the starter concepts, so that they are seen often enough
     others: float = 0.0  # share of pictures drawn from all concepts even then: a style is what many things have alike
+    composed: float = 0.0  # share of pictures that the reader makes of drawings: see `ldm_edu.datasets.compose`
     seed: int = 4
 
 
@@ -117,6 +121,17 @@ CLASSIFIERS = {
         lr=2e-3,
         seed=12,
     ),
+    "style": ClassifierRecipe(
+        ClassifierConfig(concepts=1386, styles=6, channels=48, mults=(1, 2, 4)),
+        core=False,
+        held_out=False,
+        steps=4800,
+        batch=64,
+        lr=2e-3,
+        seed=13,
+        name_things=0.0,
+        resample=False,
+    ),
 }
 
 CLIPS = {
@@ -126,6 +141,7 @@ CLIPS = {
 
 UNETS = {
     "toy": UNetRecipe(steps=40, batch=8, lr=1e-3, ema_decay=0.9),
+    "toy_dit": UNetRecipe(steps=40, batch=8, lr=1e-2, gamma=None, ema_decay=0.9),
     "fashion": UNetRecipe(steps=2000, batch=32, lr=2e-3, gamma=None),
     "shapes": UNetRecipe(steps=8000, batch=64, lr=1e-3, joint_text=True),
     "emoji": UNetRecipe(steps=7500, batch=64, lr=8e-4, partial=0.2, narrow_from=0.17, others=0.4),
@@ -135,7 +151,24 @@ UNETS = {
     ),
 }
 
-UNETS_ON = {  # from trained weights on: `ldm-edu train unet --start FOLDER`
+# from trained weights on: `ldm-edu train clip --start FOLDER`, `ldm-edu train unet --start FOLDER`
+CLIPS_ON = {
+    "toy": ClipRecipe(steps=20, batch=16, lr=5e-4),
+    "emoji": ClipRecipe(steps=300, batch=128, lr=6e-4, partial=0.3, composed=0.7, seed=6),
+}
+
+UNETS_ON = {
     "toy": UNetRecipe(steps=20, batch=8, lr=5e-4, ema_decay=0.9),
-    "emoji": UNetRecipe(steps=4000, batch=64, lr=8e-4, partial=0.2, narrow_from=0.0, others=0.4, seed=5),
+    "emoji": UNetRecipe(
+        steps=600,
+        batch=64,
+        lr=4e-4,
+        decay=0.6,
+        partial=0.1,
+        ema_decay=0.99,
+        narrow_from=0.0,
+        others=0.4,
+        composed=0.65,
+        seed=7,
+    ),
 }

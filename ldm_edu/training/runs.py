@@ -13,18 +13,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from ldm_edu.build import build
 from ldm_edu.checkpoint.io import load_preset, load_tensors, save_checkpoint, save_tensors
 from ldm_edu.classifiers import load_classifier, save_classifier
-from ldm_edu.conditioners.classes import ClassConditioner
-from ldm_edu.config import UNetPreset
+from ldm_edu.config import Preset, UNetPreset
 from ldm_edu.datasets.emoji import STYLES, emoji_labels
 from ldm_edu.datasets.fashion import FashionTensors, fashion_tensors
-from ldm_edu.families import PRESETS
+from ldm_edu.families import family_of, unet_preset
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.classifier import Classifier
 from ldm_edu.models.clip import CLIP, TextEncoder
 from ldm_edu.schedule import make_schedule
 from ldm_edu.training import sources
+from ldm_edu.training.diffusion import DiffusionTask, whole_batches
 from ldm_edu.training.fingerprints import fingerprint, latent_fingerprint, text_fingerprint
 from ldm_edu.training.guard import (
     origin,
@@ -33,7 +34,7 @@ from ldm_edu.training.guard import (
     refuse_under_unet,
     settings,
 )
-from ldm_edu.training.parts import new_unet, same_model
+from ldm_edu.training.parts import new_unet, ready_to_learn, same_model
 from ldm_edu.training.recipes import (
     AutoencoderRecipe,
     ClassifierRecipe,
@@ -42,7 +43,7 @@ from ldm_edu.training.recipes import (
     UNetRecipe,
 )
 from ldm_edu.training.state import Task
-from ldm_edu.training.tasks import AutoencoderTask, ClassifierTask, ClipTask, DecoderTask, DiffusionTask
+from ldm_edu.training.tasks import AutoencoderTask, ClassifierTask, ClipTask, DecoderTask
 from ldm_edu.weights.fit import load_into
 
 
@@ -98,7 +99,7 @@ def decoder_run(
         if there is no autoencoder in ``folder``, or one of another preset.
     """
     torch.manual_seed(recipe.seed)
-    config = same_model(load_preset(folder), preset, folder).autoencoder
+    config = same_model(unet_preset(load_preset(folder)), preset, folder).autoencoder
     assert config is not None, f"the preset {preset.name} has no autoencoder"
     model = AutoencoderKL(config)
     load_into(model, load_tensors(folder, "autoencoder"), f"the autoencoder of {folder}")
@@ -132,8 +133,12 @@ def classifier_run(recipe: ClassifierRecipe, folder: Path, device: torch.device)
     return Run(task, recipe.steps, recipe.seed, export, settings(recipe))
 
 
-def clip_run(preset: UNetPreset, recipe: ClipRecipe, folder: Path, device: torch.device) -> Run:
+def clip_run(
+    preset: UNetPreset, recipe: ClipRecipe, folder: Path, device: torch.device, *, start: Path | None = None
+) -> Run:
     """Train CLIP; its export adds both towers to the checkpoint ``folder``.
+
+    ``start`` : a checkpoint folder whose CLIP is trained on; left out, training starts from random weights.
 
     Raises
     ------
@@ -144,8 +149,12 @@ def clip_run(preset: UNetPreset, recipe: ClipRecipe, folder: Path, device: torch
     refuse_another_model(folder, preset)
     refuse_under_unet(folder, "clip", "text encoder")
     torch.manual_seed(recipe.seed)
-    model = CLIP(preset.text, preset.vision, preset.embed_dim).to(device)
-    task = ClipTask(model, sources.caption_pairs(preset, partial=recipe.partial), recipe)
+    model = CLIP(preset.text, preset.vision, preset.embed_dim)
+    if start is not None:
+        towers = {f"{part}.{name}": t for part in ("text", "vision") for name, t in load_tensors(start, part).items()}
+        load_into(model, towers | load_tensors(start, "clip"), f"the CLIP of {start}")
+    model.float().to(device)
+    task = ClipTask(model, sources.caption_pairs(preset, partial=recipe.partial, composed=recipe.composed), recipe)
 
     def export() -> None:
         save_tensors(folder, "text", model.text.state_dict())
@@ -153,7 +162,8 @@ def clip_run(preset: UNetPreset, recipe: ClipRecipe, folder: Path, device: torch
         joint = {k: v for k, v in model.state_dict().items() if not k.startswith(("text.", "vision."))}
         save_tensors(folder, "clip", joint)
 
-    return Run(task, recipe.steps, recipe.seed, export, settings(recipe, preset=preset.name))
+    told = settings(recipe, preset=preset.name, start=origin(start, folder, model))
+    return Run(task, recipe.steps, recipe.seed, export, told)
 
 
 def unet_run(
@@ -169,7 +179,7 @@ def unet_run(
         if the parts that are trained before are not in ``folder``, or were trained for another preset.
     """
     torch.manual_seed(recipe.seed)
-    preset = same_model(load_preset(folder), preset, folder)
+    preset = same_model(unet_preset(load_preset(folder)), preset, folder)
     assert preset.autoencoder and preset.text, f"the preset {preset.name} has no autoencoder or no text"
     encoder = TextEncoder(preset.text).to(device)
     if not recipe.joint_text:
@@ -185,7 +195,7 @@ def unet_run(
     if not recipe.joint_text:
         rests_on["text encoder"] = text_fingerprint(encoder)
     told = settings(recipe, preset=preset.name, **rests_on)
-    captioned = sources.captioned_pictures(preset)
+    captioned = sources.captioned_pictures(preset, composed=recipe.composed > 0)
     raw = sources.cached_latents(
         autoencoder.to(device), captioned, folder / "training" / "unet" / "latents.safetensors"
     )
@@ -200,9 +210,12 @@ def unet_run(
         joint=recipe.joint_text,
         narrow_from=recipe.narrow_from,
         others=recipe.others,
+        composed=recipe.composed,
     )
     learning = encoder if recipe.joint_text else None
-    task = DiffusionTask(model, make_schedule(preset.schedule), preset.prediction, batches, recipe, encoder=learning)
+    schedule = make_schedule(preset.schedule)
+    source = whole_batches(batches, recipe.batch, schedule)
+    task = DiffusionTask(model, schedule, preset.prediction, source, recipe, encoder=learning)
 
     def export() -> None:
         averaged = task.ema.model
@@ -214,8 +227,8 @@ def unet_run(
     return Run(task, recipe.steps, recipe.seed, export, told)
 
 
-def pixels_run(preset: UNetPreset, recipe: UNetRecipe, folder: Path, device: torch.device) -> Run:
-    """Train a class-conditional U-Net on pixels; its export writes the whole checkpoint ``folder``.
+def pixels_run(preset: Preset, recipe: UNetRecipe, folder: Path, device: torch.device) -> Run:
+    """Train a class-conditional network on pixels; its export writes the whole checkpoint ``folder``.
 
     Raises
     ------
@@ -226,49 +239,39 @@ def pixels_run(preset: UNetPreset, recipe: UNetRecipe, folder: Path, device: tor
     task = pixels_task(preset, recipe, fashion_tensors("train"), device)
 
     def export() -> None:
-        averaged = {name: part.state_dict() for name, part in pixels_parts(task).items()}
+        averaged = {name: part.state_dict() for name, part in pixels_parts(task, preset).items()}
         save_checkpoint(folder, preset, averaged)
 
     return Run(task, recipe.steps, recipe.seed, export, settings(recipe, preset=preset.name))
 
 
-def pixels_task(preset: UNetPreset, recipe: UNetRecipe, data: FashionTensors, device: torch.device) -> DiffusionTask:
-    """A new U-Net and a new table of classes, learning from pictures and their labels; the recipe's seed decides them.
+def pixels_task(preset: Preset, recipe: UNetRecipe, data: FashionTensors, device: torch.device) -> DiffusionTask:
+    """A new network, learning from pictures and their labels; the recipe's seed decides its first weights.
+
+    A table of classes that is a network of its own learns along.
 
     Raises
     ------
     ValueError
         if the preset is none of pixels and classes.
     """
-    if preset.autoencoder or preset.text or preset.classes is None or preset.unet.vector_dim is None:
-        raise ValueError(f"the preset {preset.name} does not draw pixels from classes; choose fashion")
+    family = family_of(preset)
     torch.manual_seed(recipe.seed)
-    model = new_unet(preset, device)
-    conditioner = ClassConditioner(preset.classes, preset.unet.vector_dim).to(device)
-    return DiffusionTask(
-        model,
-        make_schedule(preset.schedule),
-        preset.prediction,
-        sources.class_batches(data.images, data.labels, conditioner, drop=recipe.drop),
-        recipe,
-        encoder=conditioner,
-    )
+    networks = build(preset)
+    if set(networks) - {family.network, "classes"}:
+        raise ValueError(f"the preset {preset.name} does not draw pixels from classes; choose fashion or toy_dit")
+    network = ready_to_learn(networks[family.network], device)
+    conditioner = family.conditioner(preset, networks)
+    table = networks["classes"].to(device) if "classes" in networks else None
+    schedule = make_schedule(preset.schedule)
+    batches = sources.class_batches(data.images, data.labels, conditioner, drop=recipe.drop)
+    source = whole_batches(batches, recipe.batch, schedule)
+    return DiffusionTask(network, schedule, preset.prediction, source, recipe, encoder=table)  # type: ignore[arg-type]
 
 
-def pixels_parts(task: DiffusionTask) -> dict[str, nn.Module]:
-    """The averaged networks of a `pixels_task`, by the names of a checkpoint's parts: unet, classes."""
-    averaged = task.ema.model
-    return {"unet": averaged["unet"], "classes": averaged["text"]}  # type: ignore[index]
-
-
-def preset_named(name: str) -> UNetPreset:
-    """A preset by its name.
-
-    Raises
-    ------
-    ValueError
-        if there is none, listing them.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+def pixels_parts(task: DiffusionTask, preset: Preset) -> dict[str, nn.Module]:
+    """The averaged networks of a `pixels_task`, by the names of a checkpoint's parts."""
+    averaged, network = task.ema.model, family_of(preset).network
+    if not isinstance(averaged, nn.ModuleDict):
+        return {network: averaged}
+    return {network: averaged["unet"], "classes": averaged["text"]}

@@ -12,16 +12,18 @@ from torch import Tensor
 from ldm_edu.checkpoint.io import save_checkpoint
 from ldm_edu.datasets.folder import CaptionedPictures, read_pictures
 from ldm_edu.kernels.precision import autocast
+from ldm_edu.schedule import make_schedule
 from ldm_edu.tokenizer import Tokenizer
 from ldm_edu.training.buckets import Order, bucket_sizes
 from ldm_edu.training.cache import SHARD, Cache, fill_cache, read_index, stale, start_cache
+from ldm_edu.training.cached import CachedBatches
+from ldm_edu.training.diffusion import DiffusionTask, Share
 from ldm_edu.training.fingerprints import latent_fingerprint, text_fingerprint
 from ldm_edu.training.guard import origin, refuse_another_model, same_settings, settings
 from ldm_edu.training.parallel import Precision, Way, is_main, patient_wait, wait
 from ldm_edu.training.parts import Parts, load_unet, new_unet
 from ldm_edu.training.recipes import UNetRecipe
 from ldm_edu.training.runs import Run
-from ldm_edu.training.scale import ScaledTask, Share
 from ldm_edu.training.sharded import whole_weights
 
 EXPORT_BYTES = 2**30  # a file of an exported checkpoint, at most
@@ -168,12 +170,21 @@ def scale_run(
     same_settings(state, told, with_data=True, may_write=is_main(), tell=tell)
     wait()
     order = Order(cache.index.counts, batch=recipe.batch, steps=recipe.steps, seed=recipe.seed)
-    task = ScaledTask(
-        model, preset, cache, order, recipe, how.share, way=how.way, precision=precision, recompute=how.recompute
+    schedule = make_schedule(preset.schedule)
+    task = DiffusionTask(
+        model,
+        schedule,
+        preset.prediction,
+        CachedBatches(cache, order, schedule, how.share, recipe.drop),
+        recipe,
+        share=how.share,
+        way=how.way,
+        precision=precision,
+        recompute=how.recompute,
     )
 
     def export() -> None:
-        averaged = whole_weights(task.average)
+        averaged = whole_weights(task.ema.model)
         if is_main():
             kept = {"autoencoder": parts.autoencoder.state_dict(), "text": parts.text.state_dict()}
             save_checkpoint(folder, preset, {"unet": averaged, **kept}, shard_bytes=EXPORT_BYTES)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ldm_edu.checkpoint.io import load_preset, load_tensors
+from ldm_edu.families import unet_preset
 from ldm_edu.model import LatentDiffusion
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.pictures import save_png, sheet, to_pil
@@ -15,12 +16,13 @@ from ldm_edu.training.sources import captioned_pictures
 from ldm_edu.weights.fit import load_into
 
 COUNT = 16
+CLASSES = 10  # of clothes
 
 
 @torch.no_grad()
 def decoded(folder: Path) -> tuple[list[str], list[Tensor]]:
     """Captions and pictures: every picture of the training set beside its reconstruction."""
-    preset = load_preset(folder)
+    preset = unet_preset(load_preset(folder))
     assert preset.autoencoder is not None
     model = AutoencoderKL(preset.autoencoder)
     load_into(model, load_tensors(folder, "autoencoder"), f"the autoencoder of {folder}")
@@ -41,12 +43,12 @@ def drawn(
     ``captions`` left out: those of the preset's own pictures.
     """
     model = LatentDiffusion.from_pretrained(folder, device=device)
-    if model.preset.classes is not None:
-        labels = [place % model.preset.classes for place in range(COUNT)]
+    if model.codec.factor == 1:  # pixels, and classes
+        labels = [place % CLASSES for place in range(COUNT)]
         *_, last = model.generate(labels, seeds=list(range(COUNT)), steps=20, guidance=2.0)
         return [f"class {label}" for label in labels], list(model.decode(last.x))
     if not captions:
-        own = captioned_pictures(model.preset, 1)
+        own = captioned_pictures(unet_preset(model.preset), 1)
         captions = [own.captions[i] for i in own.starter[torch.linspace(0, len(own.starter) - 1, COUNT).long()]]
     prompts = [escape(caption) for caption in captions]  # the text encoder has learned brackets as they stand
     *_, last = model.generate(prompts, seeds=range(len(captions)), steps=20, guidance=4.0)

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ldm_edu.condition import Conditioning
-from ldm_edu.conditioners.classes import ClassConditioner
+from ldm_edu.conditioners.conditioner import Conditioner
 from ldm_edu.config import UNetPreset
 from ldm_edu.datasets.backgrounds import PALETTE, background, composite, random_backgrounds
+from ldm_edu.datasets.compose import compose
 from ldm_edu.datasets.emoji import STYLES, EmojiTensors, emoji_labels, emoji_tensors, on_background
 from ldm_edu.datasets.folder import digest
 from ldm_edu.datasets.shapes import ShapesTensors, shapes_tensors
@@ -23,12 +24,14 @@ from ldm_edu.kernels.precision import autocast
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.clip import TextEncoder
 from ldm_edu.tokenizer import Tokenizer
+from ldm_edu.training.diffusion import DiffusionBatch
 from ldm_edu.training.fingerprints import checksum, latent_fingerprint, tensor_bytes
 from ldm_edu.training.phrases import Phrases
-from ldm_edu.training.tasks import DiffusionBatch, Pictures
+from ldm_edu.training.tasks import Pictures
 
 SHAPES_SHOWN = 20_000  # scenes drawn for a training set
 TOY_SHOWN = 256
+COMPOSED = 8_000  # pictures that the reader composes for a training set
 CHUNK = 64  # pictures encoded at once
 
 
@@ -53,19 +56,21 @@ def labelled_pictures(*, core: bool, held_out: bool) -> Callable[[torch.Generato
 
 
 def caption_pairs(
-    preset: UNetPreset, *, partial: float = 0.0
+    preset: UNetPreset, *, partial: float = 0.0, composed: float = 0.0
 ) -> Callable[[torch.Generator, int], tuple[Tensor, Tensor, Tensor]]:
     """Pictures, the tokens of a text for each, and which texts are true of which pictures, for CLIP.
 
-    A batch never holds the same picture twice. ``partial``: the share of captions of which only a part is said.
+    A batch never holds the same picture twice. ``partial``: the share of captions of which only a part is said;
+    ``composed``: the share of pictures that the reader composes.
     """
-    captioned = captioned_pictures(preset)
+    captioned = captioned_pictures(preset, composed=composed > 0)
     phrases = captioned.phrases()
     tokens = _tokenizer(preset)(phrases.texts)
 
     def draw(rng: torch.Generator, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        kinds = torch.randperm(len(captioned.base), generator=rng)[:n]
-        rows = captioned.pick(kinds, rng)
+        new = torch.randperm(len(captioned.composed), generator=rng)[: round(composed * n)]
+        kinds = torch.randperm(len(captioned.base), generator=rng)[: n - len(new)]
+        rows = torch.cat([captioned.pick(kinds, rng), captioned.composed[new]])
         texts = phrases.pick(rows, rng, partial)
         return captioned.images(rows), tokens[texts], phrases.true_of(rows, texts)
 
@@ -74,16 +79,24 @@ def caption_pairs(
 
 @dataclass(frozen=True)
 class Captioned:
-    """Pictures on several backgrounds, each with its caption; a ``base`` picture's first row is on white."""
+    """Pictures on several backgrounds, each with its caption; a ``base`` picture's first row is on white.
+
+    The rows after those of the ``base`` pictures are composed ones.
+    """
 
     base: Tensor  # (P,) the first row of each picture
     variants: int  # rows a picture
     rgba: Tensor | None
-    drawn: Tensor | None  # (N, 3, H, W), where there is no transparency
+    drawn: Tensor | None  # (N, 3, H, W), where there is no transparency; uint8 if composed
     colours: Tensor  # (N, 3)
     captions: list[str]
     starter: Tensor  # the places in ``base`` of the pictures that a narrowed run goes on with
     facts: list[tuple[str, str, str]] | None = None  # of each row: thing, style and background
+
+    @property
+    def composed(self) -> Tensor:
+        """The rows of the composed pictures."""
+        return torch.arange(len(self.base) * self.variants, len(self.captions))
 
     def pick(self, kinds: Tensor, rng: torch.Generator, plain: float = 0.75) -> Tensor:
         """Rows for some pictures: on white with probability ``plain``, else on one of the coloured backgrounds."""
@@ -98,14 +111,22 @@ class Captioned:
 
     def images(self, rows: Tensor) -> Tensor:
         """The pictures of some rows, (n, 3, H, W) in [-1, 1]."""
-        if self.drawn is not None:
+        if self.rgba is None:
+            assert self.drawn is not None
             return self.drawn[rows]
-        assert self.rgba is not None
-        return composite(self.rgba[rows // self.variants], self.colours[rows])
+        simple = rows < len(self.base) * self.variants
+        images = torch.empty(len(rows), 3, *self.rgba.shape[2:])
+        images[simple] = composite(self.rgba[rows[simple] // self.variants], self.colours[rows[simple]])
+        if self.drawn is not None:
+            images[~simple] = self.drawn[rows[~simple] - len(self.base) * self.variants] / 127.5 - 1
+        return images
 
 
-def captioned_pictures(preset: UNetPreset, variants: int = 3, seed: int = 0) -> Captioned:
-    """The captioned training set of a preset. Emoji: the core concepts, on white and on ``variants - 1`` colours."""
+def captioned_pictures(preset: UNetPreset, variants: int = 3, seed: int = 0, *, composed: bool = False) -> Captioned:
+    """The captioned training set of a preset.
+
+    Emoji: the core concepts, on white and on ``variants - 1`` colours; ``composed``: pictures made of these too.
+    """
     if preset.name != "emoji":
         data = _drawn(preset)
         rows = torch.arange(len(data.images))
@@ -123,7 +144,15 @@ def captioned_pictures(preset: UNetPreset, variants: int = 3, seed: int = 0) -> 
     base = torch.arange(len(emoji.captions)) * variants
     few = set(emoji_tensors("train", starter=True).captions)
     starter = torch.tensor([place for place, plain in enumerate(emoji.captions) if plain in few])
-    return Captioned(base, variants, emoji.rgba, None, torch.cat(colours), captions, starter, facts)
+    plain_set = Captioned(base, variants, emoji.rgba, None, torch.cat(colours), captions, starter, facts)
+    return with_composed(plain_set, COMPOSED) if composed else plain_set
+
+
+def with_composed(captioned: Captioned, n: int) -> Captioned:
+    """The same pictures, and ``n`` composed ones after them."""
+    assert captioned.facts is not None, "only the emoji set is composed"
+    images, captions, facts = compose(n)
+    return replace(captioned, drawn=images, captions=captioned.captions + captions, facts=captioned.facts + facts)
 
 
 @torch.no_grad()
@@ -146,9 +175,8 @@ def cached_latents(model: AutoencoderKL, captioned: Captioned, path: Path) -> Te
     SaveError
         if the file cannot be written.
     """
-    pictures = captioned.rgba if captioned.rgba is not None else captioned.drawn
-    assert pictures is not None
-    made_from = digest([latent_fingerprint(model), tensor_bytes(pictures), tensor_bytes(captioned.colours)])
+    pictures = [each for each in (captioned.rgba, captioned.drawn) if each is not None]
+    made_from = digest([latent_fingerprint(model), *map(tensor_bytes, pictures), tensor_bytes(captioned.colours)])
     if path.is_file():
         with contextlib.suppress(safetensors.SafetensorError), safetensors.safe_open(path, framework="pt") as file:
             latents = file.get_tensor("latents")
@@ -186,6 +214,7 @@ def diffusion_batches(
     partial: float = 0.0,
     narrow_from: float = 1.0,
     others: float = 0.0,
+    composed: float = 0.0,
 ) -> Callable[[torch.Generator, int, float], DiffusionBatch]:
     """Latents (already scaled) with their text states; a share ``drop`` of the captions is replaced by the blank one.
 
@@ -193,13 +222,14 @@ def diffusion_batches(
     ``joint``: the states are computed anew in each step, with gradients, because the encoder learns along.
     ``narrow_from``: the share of the run after which the starter pictures are drawn, and all pictures with probability
     ``others`` only.
+    ``composed``: the share of composed pictures, whose captions are too many to keep the states of all.
     """
     device = next(encoder.parameters()).device
     phrases = captioned.phrases()
     texts = [*phrases.texts, ""]
     blank = len(phrases.texts)
     tokens = _tokenizer(preset)(texts)
-    states = None if joint else text_states(preset, encoder, texts)
+    states = None if joint or composed else text_states(preset, encoder, texts)
 
     def draw(rng: torch.Generator, n: int, progress: float) -> DiffusionBatch:
         kinds = torch.randint(len(captioned.base), (n,), generator=rng)
@@ -207,6 +237,9 @@ def diffusion_batches(
             few = captioned.starter[torch.randint(len(captioned.starter), (n,), generator=rng)]
             kinds = torch.where(torch.rand(n, generator=rng) < others, kinds, few)
         rows = captioned.pick(kinds, rng)
+        if composed:
+            new = captioned.composed[torch.randint(len(captioned.composed), (n,), generator=rng)]
+            rows = torch.where(torch.rand(n, generator=rng) < composed, new, rows)
         told = phrases.pick(rows, rng, partial)
         told = torch.where(torch.rand(n, generator=rng) < drop, blank, told)
         if states is not None:
@@ -218,7 +251,7 @@ def diffusion_batches(
 
 
 def class_batches(
-    images: Tensor, labels: Tensor, conditioner: ClassConditioner, *, drop: float
+    images: Tensor, labels: Tensor, conditioner: Conditioner, *, drop: float
 ) -> Callable[[torch.Generator, int, float], DiffusionBatch]:
     """Pictures (N, C, H, W) with the vectors of their classes (N,); a share ``drop`` has the blank one.
 

@@ -1,26 +1,23 @@
-"""The four tasks: autoencoder, classifier, CLIP, U-Net. Each holds its networks and says what one step does."""
+"""What all tasks share, and four of them: autoencoder, decoder, classifier, CLIP.
+
+The fifth, diffusion, has a file of its own: `ldm_edu.training.diffusion`.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm_edu.condition import UNCONDITIONAL, Conditioning
-from ldm_edu.config import Prediction
 from ldm_edu.kernels.precision import autocast
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.models.classifier import Classifier
 from ldm_edu.models.clip import CLIP, MAX_LOGIT_SCALE
 from ldm_edu.models.discriminator import PatchDiscriminator
-from ldm_edu.models.network import Network
-from ldm_edu.prediction import network_input, target
-from ldm_edu.schedule import NoiseSchedule, add_noise
 from ldm_edu.training.ema import Ema
 from ldm_edu.training.loop import trapezoid
-from ldm_edu.training.losses import contrastive_loss, diffusion_loss, discriminator_loss, perceptual_loss
-from ldm_edu.training.recipes import AutoencoderRecipe, ClassifierRecipe, ClipRecipe, DecoderRecipe, UNetRecipe
+from ldm_edu.training.losses import contrastive_loss, discriminator_loss, perceptual_loss
+from ldm_edu.training.recipes import AutoencoderRecipe, ClassifierRecipe, ClipRecipe, DecoderRecipe
 
 Pictures = Callable[[torch.Generator, int], Tensor]  # (rng, n) -> (n, 3, H, W) in [-1, 1]
 
@@ -163,7 +160,7 @@ class DecoderTask(BaseTask):
 
 
 class ClassifierTask(BaseTask):
-    """Cross-entropy on concept and style, on pictures moved, scaled and noised a little."""
+    """Cross-entropy on concept and style, on pictures scaled and shifted, or mirrored and cropped, and noised."""
 
     def __init__(
         self,
@@ -171,20 +168,21 @@ class ClassifierTask(BaseTask):
         pictures: Callable[[torch.Generator, int], tuple[Tensor, Tensor, Tensor]],
         recipe: ClassifierRecipe,
     ) -> None:
-        self.model, self.pictures, self.batch = model, pictures, recipe.batch
+        self.model, self.pictures, self.recipe = model, pictures, recipe
         self._setup({"classifier": model}, recipe.lr, weight_decay=0.05)
         self.modules["ema"] = self.ema = Ema(model, decay=0.998)
 
     def step(self, step: int, progress: float, rng: torch.Generator) -> dict[str, float]:
         """One update on a batch of pictures, concepts and styles."""
-        x, concept, style = self.pictures(rng, self.batch)
-        x = augment(x, rng).to(self.device, memory_format=torch.channels_last)
+        x, concept, style = self.pictures(rng, self.recipe.batch)
+        moved = augment(x, rng) if self.recipe.resample else mirror_and_crop(x, rng)
+        x = moved.to(self.device, memory_format=torch.channels_last)
         with autocast(self.device):
             concept_logits, style_logits = self.model(x)
         concept, style = concept.to(self.device), style.to(self.device)
         loss_concept = F.cross_entropy(concept_logits.float(), concept, label_smoothing=0.1)
         loss_style = F.cross_entropy(style_logits.float(), style)
-        self._update("classifier", loss_concept + loss_style, step, progress)
+        self._update("classifier", self.recipe.name_things * loss_concept + loss_style, step, progress)
         self.ema.update(self.model)
         return {
             "concept": float(loss_concept.detach()),
@@ -205,9 +203,26 @@ def augment(x: Tensor, rng: torch.Generator) -> Tensor:
     theta = torch.zeros(n, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale, scale, move
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    moved = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
-    strength = 0.03 * torch.rand(n, 1, 1, 1, generator=rng)
-    return moved + strength * torch.randn(x.shape, generator=rng)
+    return _with_faint_noise(F.grid_sample(x, grid, padding_mode="border", align_corners=False), rng)
+
+
+def mirror_and_crop(x: Tensor, rng: torch.Generator, side: int = 48) -> Tensor:
+    """Mirror half of a batch (B, 3, H, W), and cut a square of ``side`` pixels out of each: (B, 3, side, side).
+
+    A style shows in every part of a picture, a thing in the whole. No pixel is mixed with its neighbours: resampling
+    would blur the edges and gradients by which styles differ.
+    """
+    n, _, height, width = x.shape
+    mirrored = torch.where(torch.rand(n, 1, 1, 1, generator=rng) < 0.5, x.flip(3), x)
+    tops = torch.randint(height - side + 1, (n,), generator=rng).tolist()
+    lefts = torch.randint(width - side + 1, (n,), generator=rng).tolist()
+    parts = [p[:, t : t + side, f : f + side] for p, t, f in zip(mirrored, tops, lefts, strict=True)]
+    return _with_faint_noise(torch.stack(parts), rng)
+
+
+def _with_faint_noise(x: Tensor, rng: torch.Generator) -> Tensor:
+    strength = 0.03 * torch.rand(len(x), 1, 1, 1, generator=rng)
+    return x + strength * torch.randn(x.shape, generator=rng)
 
 
 class ClipTask(BaseTask):
@@ -236,63 +251,3 @@ class ClipTask(BaseTask):
             best = (image.float() @ text.float().T).argmax(1).cpu()  # (B,) the text nearest to each picture
             top1 = true[torch.arange(len(image)), best].float().mean()
         return {"loss": float(loss.detach()), "top1": float(top1), "scale": float(scale.detach())}
-
-
-@dataclass(frozen=True)
-class DiffusionBatch:
-    """What one step of diffusion training sees: clean latents, and the condition that belongs to each."""
-
-    x0: Tensor  # (B, C, h, w)
-    cond: Conditioning = UNCONDITIONAL
-
-
-class DiffusionTask(BaseTask):
-    """Predict the noise (or v, x0, flow) in noisy latents (Ho et al. 2020, algorithm 1).
-
-    ``batches`` gives clean latents and their conditions, with conditions already dropped for classifier-free guidance
-    (Ho and Salimans 2022, algorithm 1). Time steps are spread evenly over the batch (Kingma et al. 2021, appendix I.1),
-    which lowers the variance of the loss. ``encoder``: a text encoder that is trained along (Rombach et al. 2022),
-    or a table of classes.
-    """
-
-    def __init__(
-        self,
-        model: Network,
-        schedule: NoiseSchedule,
-        prediction: Prediction,
-        batches: Callable[[torch.Generator, int, float], DiffusionBatch],
-        recipe: UNetRecipe,
-        *,
-        encoder: nn.Module | None = None,
-    ) -> None:
-        self.model, self.schedule, self.prediction = model, schedule, prediction
-        self.batches, self.recipe = batches, recipe
-        learned: nn.Module = nn.ModuleDict({"unet": model, "text": encoder}) if encoder else model
-        self._setup({"unet": learned}, recipe.lr, weight_decay=0.01, decay=recipe.decay, warmup=recipe.warmup)
-        self.learned = learned
-        self.modules["ema"] = self.ema = Ema(learned, recipe.ema_decay)
-
-    def step(self, step: int, progress: float, rng: torch.Generator) -> dict[str, float]:
-        """One update on a batch of latents."""
-        batch = self.batches(rng, self.recipe.batch, progress)
-        x0 = batch.x0.to(self.device)
-        n = len(x0)
-        u = (torch.arange(n) + torch.rand(n, generator=rng)) / n  # stratified in [0, 1)
-        t = self.schedule.first + (u * self.schedule.steps).long()  # (B,)
-        eps = torch.randn(x0.shape, generator=rng).to(self.device)
-        level = self.schedule.level(t).to(self.device)
-        x = add_noise(x0, eps, level).to(memory_format=torch.channels_last)
-        wanted = target(self.prediction, x0, eps, level)
-        with autocast(self.device):
-            seen = network_input(self.prediction, x, level)
-            out = self.model(seen, level.t.to(self.device, torch.float32), batch.cond)
-        each = diffusion_loss(self.prediction, out, wanted, level, self.recipe.gamma, self.recipe.floor)  # (B,)
-        self._update("unet", each.mean(), step, progress)
-        self.ema.update(self.learned)
-        thirds = each.detach().view(-1)[: n - n % 3].reshape(3, -1).mean(1) if n >= 3 else each.detach()[:1].expand(3)
-        return {
-            "loss": float(each.detach().mean()),
-            "loss_clean": float(thirds[0]),
-            "loss_middle": float(thirds[1]),
-            "loss_noise": float(thirds[2]),
-        }

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from ldm_edu.extras import need
 from ldm_edu.viz.figures import as_array, grid, show, spread
 from ldm_edu.viz.style import INK, RULE, Drawing, drawing, look
 
@@ -132,7 +133,7 @@ class WordExplorer:
 
     def widget(self) -> Any:
         """An ipywidgets box: play, and a slider that the arrow keys move; the browser alone turns the pages."""
-        import ipywidgets as widgets
+        widgets = need("ipywidgets")
 
         last = len(self.images)
         slider = widgets.IntSlider(

@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ldm_edu.extras import need
 from ldm_edu.viz.explore import Explorer
 from ldm_edu.viz.figures import grid, show, spread
 from ldm_edu.viz.style import INK, Drawing, drawing, look
@@ -79,7 +80,7 @@ class Compared:
 
     def widget(self) -> Any:
         """Play, a slider that the arrow keys move, and the runs."""
-        import ipywidgets as widgets
+        widgets = need("ipywidgets")
 
         last = len(self.explorers[0].steps)
         slider = widgets.IntSlider(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from ldm_edu.device import default_device, device_name
+from ldm_edu.extras import INSTALL
 from ldm_edu.paths import data_dir
 from ldm_edu.viz.style import Table
 
@@ -40,16 +42,19 @@ def _processor() -> tuple[str, str, str]:
 
 
 def _gpu() -> tuple[str, str, str]:
-    if torch.cuda.is_available():
-        return "GPU", torch.cuda.get_device_name(), "not needed"
-    return "GPU", "none", "not needed"
+    device = default_device()
+    return "GPU", "none" if device.type == "cpu" else device_name(device), "not needed"
 
 
 def _widgets() -> tuple[str, str, str]:
     try:
         return "sliders (ipywidgets)", version("ipywidgets"), "fine"
     except PackageNotFoundError:
-        return "sliders (ipywidgets)", "missing", "fine: you will see film strips; pip install ipywidgets for sliders"
+        return (
+            "sliders (ipywidgets)",
+            "missing",
+            f"fine: you will see film strips; pip install {INSTALL['ipywidgets']} for sliders",
+        )
 
 
 def _files(model: str) -> list[tuple[str, str, str]]:

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm_edu.extras import need
 from ldm_edu.pictures import save_gif
 from ldm_edu.pictures import sheet as picture_sheet
 from ldm_edu.samplers.step import Step
@@ -139,7 +140,7 @@ class Explorer:
 
     def widget(self) -> Any:
         """The explorer as an ipywidgets box: play, and a slider that the arrow keys move."""
-        import ipywidgets as widgets  # the one part of the package that needs it
+        widgets = need("ipywidgets")
 
         last = len(self.steps)
         slider = widgets.IntSlider(

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm_edu.extras import need
 from ldm_edu.viz.figures import as_array, matrix
 from ldm_edu.viz.style import RULE, Drawing
 
@@ -94,7 +95,7 @@ class Gallery:
 
     def widget(self) -> Any:
         """The gallery as an ipywidgets box: the control, which the arrow keys move, above the pictures."""
-        import ipywidgets as widgets  # only where something is interactive
+        widgets = need("ipywidgets")
 
         kind = widgets.SelectionSlider if self.control == "slider" else widgets.Dropdown
         chooser = kind(

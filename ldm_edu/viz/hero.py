@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ldm_edu.families import unet_preset
 from ldm_edu.model import LatentDiffusion
 from ldm_edu.samplers.step import Step
 from ldm_edu.viz.figures import as_array, grid, latent_array, show, spread
@@ -81,7 +82,9 @@ def main(folder: Path) -> None:
     model = LatentDiffusion.from_pretrained("emoji")
     film = list(model.generate([FILM], seeds=[SEED]))
     hero(model, film).save(folder / "hero.png")
-    system_map(model.preset, prompt=FILM, drawn=model.decode(film[-1].x)[0]).save(folder / "system_map.png")
+    system_map(unet_preset(model.preset), prompt=FILM, drawn=model.decode(film[-1].x)[0]).save(
+        folder / "system_map.png"
+    )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm_edu.extras import need
 from ldm_edu.schedule import Level, NoiseSchedule, add_noise
 from ldm_edu.viz.figures import as_array, matrix, spread
 from ldm_edu.viz.style import NOISE, RULE, SIGNAL, Drawing
@@ -115,7 +116,7 @@ class Noising:
 
     def widget(self) -> Any:
         """An ipywidgets box: a menu of schedules and a slider over t; both go without a mouse."""
-        import ipywidgets as widgets
+        widgets = need("ipywidgets")
 
         menu = widgets.Dropdown(
             options=[track.name for track in self.tracks],

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from ldm_edu.extras import need
 from ldm_edu.viz.style import NOISE, TEXT
 
 FEWEST = 3  # choices of a question: with two, a guess is right too often
@@ -103,7 +104,7 @@ class Quiz:
 
     def widget(self) -> Any:
         """The quiz as an ipywidgets box; Tab goes to a question, the arrow keys and Space choose."""
-        import ipywidgets as widgets
+        widgets = need("ipywidgets")
 
         first: dict[int, bool] = {}  # by question: was the first choice the right one?
         score = widgets.HTML(self._score(first))

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm_edu.extras import need
 from ldm_edu.viz.figures import as_array, matrix
 from ldm_edu.viz.style import RULE, Drawing
 
@@ -90,7 +91,7 @@ class SamplersCompared:
 
     def widget(self) -> Any:
         """A slider over the budgets that the arrow keys move, and the pictures."""
-        import ipywidgets as widgets
+        widgets = need("ipywidgets")
 
         last = len(self.budgets) - 1
         slider = widgets.SelectionSlider(

@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from ldm_edu.extras import need
 from ldm_edu.viz.figures import as_array, sheet, spread
 from ldm_edu.viz.style import RULE, Drawing
 
@@ -74,7 +75,7 @@ class Walk:
 
     def widget(self) -> Any:
         """The walk as an ipywidgets box: play, and a slider that the arrow keys move."""
-        import ipywidgets as widgets  # the one part of this file that needs it
+        widgets = need("ipywidgets")
 
         last = len(self.frames)
         slider = widgets.IntSlider(

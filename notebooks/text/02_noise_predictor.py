@@ -499,9 +499,9 @@ class SmallUNet(nn.Module):
         self.norm_out = nn.GroupNorm(c.groups, widths[0])
         self.conv_out = nn.Conv2d(widths[0], c.out_channels, 3, padding=1)
 
-    def forward(self, x, t, vector):
+    def forward(self, x, t, cond):
         time = 0
-        for mlp, features in ((self.time_mlp, time_embedding(t, self.channels)), (self.vector_mlp, vector)):
+        for mlp, features in ((self.time_mlp, time_embedding(t, self.channels)), (self.vector_mlp, cond.vector)):
             time = time + mlp["linear2"](silu(mlp["linear1"](features)))
         h = self.conv_in(x)
         skips = [h]
@@ -522,17 +522,19 @@ class SmallUNet(nn.Module):
 
 
 # %% [markdown]
-# The `vector` says which class of clothes is wanted: ten learned rows of numbers, and a row of zeros for "any". It
-# takes the same way into the network as the time. Is it the package's U-Net?
+# A `Conditioning` holds all that says what a picture is to show. Here it is a `vector`, which names the class of
+# clothes: one of ten learned rows of numbers, or a row of zeros for "any". The vector takes the same way into the
+# network as the time. Is this network the package's U-Net?
 
 # %%
+from ldm_edu.condition import Conditioning
 from ldm_edu.models import unet
 
 theirs, ours = filled(unet.UNet(FASHION.unet)), SmallUNet(FASHION.unet)
 ours.load_state_dict(theirs.state_dict())
-x, t, vector = torch.randn(2, 1, 28, 28), torch.tensor([30.0, 900.0]), torch.randn(2, 16)
+x, t, cond = torch.randn(2, 1, 28, 28), torch.tensor([30.0, 900.0]), Conditioning(vector=torch.randn(2, 16))
 with torch.no_grad():
-    torch.testing.assert_close(ours(x, t, vector), theirs(x, t, vector=vector), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours(x, t, cond), theirs(x, t, cond), rtol=1e-4, atol=1e-4)
 print(f"{sum(p.numel() for p in ours.parameters()):,} parameters, and the same answer as the package's U-Net")
 
 # %% [markdown]
@@ -545,7 +547,7 @@ print(f"{sum(p.numel() for p in ours.parameters()):,} parameters, and the same a
 
 # %%
 from ldm_edu.datasets.fashion import FASHION_CLASSES, fashion_tensors
-from ldm_edu.training.bands import held_out_pictures, loss_per_level, short_recipe
+from ldm_edu.training.bands import held_out_pictures, short_recipe
 from ldm_edu.training.loop import train
 from ldm_edu.training.runs import pixels_parts, pixels_task
 
@@ -553,7 +555,7 @@ data = fashion_tensors("train")
 recipe = short_recipe()  # the shipped model's recipe, cut short
 task = pixels_task(FASHION, recipe, data, torch.device("cpu"))
 records = list(train(task, steps=recipe.steps, seed=recipe.seed))
-mine = pixels_parts(task)  # the averaged networks
+mine = pixels_parts(task, FASHION)  # the averaged networks
 print(f"{recipe.steps} steps of {recipe.batch} pictures; loss {records[-1].values['loss']:.3f}")
 
 # %% [markdown]
@@ -566,21 +568,21 @@ print(f"{recipe.steps} steps of {recipe.batch} pictures; loss {records[-1].value
 def per_level(networks, times, pictures):
     """Mean squared error of the noise at some times, of pictures with their labels."""
     eps = torch.randn(pictures.images.shape, generator=torch.Generator().manual_seed(0))
-    vector = networks["classes"](pictures.labels.tolist()).vector
+    cond = networks["classes"](pictures.labels.tolist())
     found = []
     for t in times:
         level = road.level(float(t))
         x = schedule.add_noise(pictures.images, eps, level)
-        out = networks["unet"](x, level.t.float().expand(len(x)), vector=vector)
+        out = networks["unet"](x, level.t.float().expand(len(x)), cond)
         found.append((out - eps).square().mean())
     return torch.stack(found)
 
 
-from ldm_edu.training.bands import TIMES
+from ldm_edu.training.levels import TIMES, loss_per_level
 
 held_out = held_out_pictures()
 now = per_level(mine, TIMES, held_out)
-same = loss_per_level(mine["unet"], mine["classes"], task.schedule, held_out)
+same = loss_per_level(mine["unet"], mine["classes"](held_out.labels.tolist()), task.schedule, held_out.images)
 torch.testing.assert_close(now, same, rtol=1e-2, atol=1e-4)
 
 # %% [markdown]
@@ -601,7 +603,7 @@ after = usual["steps"][str(recipe.steps)]
 low, high = torch.tensor(after["low"]) / 1.15, torch.tensor(after["high"]) * 1.15
 
 with torch.no_grad():  # a bug on purpose: the time is told as a share from 0 to 1
-    deaf = {"unet": lambda x, t, vector: mine["unet"](x, t / 1000, vector=vector)}
+    deaf = {"unet": lambda x, t, cond: mine["unet"](x, t / 1000, cond)}
     broken = per_level(deaf | {"classes": mine["classes"]}, TIMES, held_out)
 
 
@@ -680,10 +682,10 @@ from itertools import pairwise
 
 
 @torch.no_grad()
-def ancestral(unet, vector, x, stops, rng):
+def ancestral(unet, cond, x, stops, rng):
     """From noise x to pictures; yields the sample after every step and the estimate that led to it."""
     for now, nxt in pairwise(stops):
-        eps = unet(x, now.t.float().expand(len(x)), vector=vector)
+        eps = unet(x, now.t.float().expand(len(x)), cond)
         x0 = (x - now.sigma * eps) / now.alpha
         here, there = now.alpha**2, nxt.alpha**2  # alpha_bar of this level and of the next
         beta = 1 - here / there
@@ -704,7 +706,7 @@ labels, seeds = [0, 1, 7, 9], [1, 2, 3, 4]
 start, stops = initial_noise(seeds, shipped.latent_shape()), levels(shipped.schedule, 25)
 cond = shipped.condition(labels)
 package = samplers.ddpm(shipped.denoiser(cond), start, stops, rng=Rng(seeds))
-for (x, x0), step in zip(ancestral(shipped.unet, cond.vector, start, stops, Rng(seeds)), package):
+for (x, x0), step in zip(ancestral(shipped.unet, cond, start, stops, Rng(seeds)), package):
     torch.testing.assert_close(x, step.x, rtol=1e-3, atol=2e-3)
     torch.testing.assert_close(x0, step.x0, rtol=1e-3, atol=2e-3)
 print("the same path, step by step")
@@ -721,9 +723,9 @@ stops = levels(shipped.schedule, 100)
 start = initial_noise(classes, shipped.latent_shape())
 real = torch.stack([data.images[data.labels == label][0] for label in classes])  # (10, 1, 28, 28)
 drawn = {}
-for name, networks in (("yours", mine), ("shipped", shipped.modules())):
-    vector = networks["classes"](classes).vector
-    for x, x0 in ancestral(networks["unet"], vector, start, stops, Rng(classes)):
+for name, networks in (("yours", mine), ("shipped", shipped.networks)):
+    cond = networks["classes"](classes)
+    for x, x0 in ancestral(networks["unet"], cond, start, stops, Rng(classes)):
         pass
     drawn[name] = x
 matrix(
@@ -740,7 +742,7 @@ matrix(
 # different. Neither is finished; the card `data/checkpoints/fashion/README.md` says what the shipped model was given.
 
 # %%
-after_long = per_level(shipped.modules(), TIMES, held_out)
+after_long = per_level(shipped.networks, TIMES, held_out)
 Table(
     ("t", "yours", "shipped", "shipped / yours"),
     tuple((str(t), f"{a:.4f}", f"{b:.4f}", f"{b / a:.2f}") for t, a, b in zip(TIMES, now, after_long)),

@@ -212,11 +212,13 @@ def draw(unet: UNet, noise: Tensor, steps: int = 10) -> Iterator[Step]:
 # none. Here the networks are untrained still, and both ways must draw the same nonsense.
 
 # %%
-from ldm_edu import Preset, ddim, initial_noise
+from ldm_edu import UNetPreset, ddim, initial_noise
 
-pixel_model = LatentDiffusion(Preset("pixels", 64, pixel_unet.config, None, None, prediction="v"), pixel_unet)
-latent_preset = Preset("latents", 64, latent_unet.config, autoencoder.config, None, prediction="v")
-latent_model = LatentDiffusion(latent_preset, latent_unet, autoencoder)
+both = {"size": 64, "text": None, "prediction": "v"}
+pixel_preset = UNetPreset(name="pixels", unet=pixel_unet.config, autoencoder=None, **both)
+latent_preset = UNetPreset(name="latents", unet=latent_unet.config, autoencoder=autoencoder.config, **both)
+pixel_model = LatentDiffusion(pixel_preset, {"unet": pixel_unet})
+latent_model = LatentDiffusion(latent_preset, {"unet": latent_unet, "autoencoder": autoencoder})
 
 for model in (pixel_model, latent_model):
     *_, mine = draw(model.unet, initial_noise([1, 2], model.latent_shape()), steps=4)

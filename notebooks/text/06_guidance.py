@@ -88,7 +88,7 @@ draw_batch = sources.diffusion_batches(
     joint=False,  # the text encoder is kept as it is
 )
 theirs = draw_batch(torch.Generator().manual_seed(0), 4000, 0.0)
-torch.testing.assert_close(theirs.context, context, rtol=1e-4, atol=1e-4)
+torch.testing.assert_close(theirs.cond.context, context, rtol=1e-4, atol=1e-4)
 
 # %% [markdown]
 # ## A world where the best answer is known

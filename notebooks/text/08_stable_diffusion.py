@@ -226,6 +226,8 @@ in_millions = {sides(level): {k: n / 1e6 for k, n in counted[level].items()} for
 # %%
 from torch.utils.flop_counter import FlopCounterMode
 
+from ldm_edu.condition import Conditioning
+
 
 def flops_of(preset, side, batch=1):
     """Operations of one pass of the U-Net by module, for latents of this side; a multiply-add counts as two."""
@@ -234,7 +236,7 @@ def flops_of(preset, side, batch=1):
         x = torch.empty(batch, preset.unet.in_channels, side, side)
         t, context = torch.empty(batch), torch.empty(batch, preset.text.length, preset.unet.context_dim)
     with FlopCounterMode(display=False) as counter:
-        unet(x, t, context)
+        unet(x, t, Conditioning(context=context))
     return {name: sum(found.values()) for name, found in counter.get_flop_counts().items()}
 
 
@@ -358,7 +360,7 @@ def my_names(config):
 from ldm_edu.layouts.unet import unet_pairs
 
 mine = my_names(sd.unet)
-theirs = {pair.theirs: pair.ours for pair in unet_pairs(sd.unet, "compvis")}
+theirs = {pair.theirs: pair.ours for pair in unet_pairs(sd.unet, "original")}
 assert mine == theirs
 with torch.device("meta"):
     shapes = {name: tuple(tensor.shape) for name, tensor in UNet(sd.unet).state_dict().items()}
@@ -392,7 +394,7 @@ from safetensors.torch import save_file
 
 from ldm_edu import LatentDiffusion
 from ldm_edu.layouts.autoencoder import autoencoder_pairs
-from ldm_edu.layouts.pair import convert
+from ldm_edu.layouts.pair import convert_back
 from ldm_edu.layouts.clip import text_pairs
 
 narrow = dataclasses.replace(
@@ -408,13 +410,13 @@ before = LatentDiffusion.from_preset(narrow, seed=0)
 def published(model):
     """The tensors of a model as the one published file has them."""
     pairs = {
-        "model.diffusion_model.": (model.unet, unet_pairs(model.preset.unet, "compvis")),
-        "first_stage_model.": (model.autoencoder, autoencoder_pairs(model.preset.autoencoder, "compvis")),
+        "model.diffusion_model.": (model.unet, unet_pairs(model.preset.unet, "original")),
+        "first_stage_model.": (model.autoencoder, autoencoder_pairs(model.preset.autoencoder, "original")),
         "cond_stage_model.transformer.": (model.text, text_pairs(model.preset.text, "original")),
     }
     tensors = {}
     for prefix, (module, names) in pairs.items():
-        converted = convert(module.state_dict(), names, reverse=True)
+        converted = convert_back(module.state_dict(), names)
         tensors |= {prefix + name: tensor.contiguous() for name, tensor in converted.items()}
     return tensors
 
@@ -424,8 +426,8 @@ with tempfile.TemporaryDirectory() as folder:
     save_file(published(before), path)
     print(f"{path.name}: {len(published(before))} tensors, {path.stat().st_size / 1e6:.0f} MB")
     after = LatentDiffusion.from_pretrained(path, preset=narrow)
-for name, module in before.modules().items():
-    again = after.modules()[name].state_dict()
+for name, module in before.networks.items():
+    again = after.networks[name].state_dict()
     assert all(torch.equal(tensor, again[key]) for key, tensor in module.state_dict().items())
 print("every weight came back, bit for bit")
 
@@ -489,7 +491,6 @@ except CheckpointError:
 import time
 
 from ldm_edu import cfg, levels
-from ldm_edu.condition import Conditioning
 from ldm_edu.denoise import NetworkDenoiser
 from ldm_edu.kernels.packed import pack
 
@@ -786,7 +787,7 @@ for step in range(STEPS):
     eps = torch.randn(x0.shape, generator=rng).to(DEVICE)
     x = add_noise(x0, eps, schedule.level(t).to(DEVICE)).to(memory_format=torch.channels_last)
     with autocast(DEVICE):  # bfloat16, where the processor knows it
-        loss = F.mse_loss(trained(x, t.to(DEVICE), context).float(), eps)
+        loss = F.mse_loss(trained(x, t.to(DEVICE), Conditioning(context=context)).float(), eps)
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)

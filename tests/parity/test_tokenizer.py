@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ftfy
 import pytest
 
 from ldm_edu.paths import data_dir
@@ -149,3 +150,21 @@ def test_smaller_vocabularies(tmp_path: Path, vocab: int) -> None:
     texts = [text for text in strings(random.Random(1), 400) if assigned(text)]
     theirs = small(texts, padding="max_length", max_length=32, truncation=True, return_tensors="pt").input_ids
     assert tok(texts).equal(theirs)
+
+
+def as_first_released(text: str) -> str:
+    """How CLIP's first release cleaned a text."""
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
+
+
+@pytest.mark.parametrize("text", ["Red apple, 3d style", "a — b … c", "it's 50% of 漢字 ½ café", "smile 😀 :)"])
+def test_plain_text_needs_no_cleaning(text: str) -> None:
+    assert Tokenizer().encode(text) == Tokenizer().encode(as_first_released(text))
+
+
+@pytest.mark.parametrize(
+    "text, plain", [("“don’t”", '"don\'t"'), ("ＲＥＤ", "red"), ("ﬁsh", "fish"), ("tea &amp; cafÃ©", "tea & café")]
+)
+def test_what_the_first_release_cleaned_is_read_as_it_is(text: str, plain: str) -> None:
+    """As the docstring says, and as the reference does."""
+    assert Tokenizer().encode(as_first_released(text)) == Tokenizer().encode(plain) != Tokenizer().encode(text)

@@ -26,6 +26,7 @@ from ldm_edu.datasets.make.sources import (
     Package,
     download,
 )
+from ldm_edu.extras import need
 
 SIZE = 64
 ROWS_A_SHARD = 2400  # keeps every shard below 8 MiB
@@ -145,8 +146,7 @@ def _named(concept: Concept, names: set[str], by_letters: dict[str, str]) -> str
 
 
 def _rasterise(icons: dict[str, Any], name: str) -> bytes:
-    import resvg_py  # here, because only a rebuild needs it: the extra "data"
-
+    resvg_py = need("resvg_py")  # here, because only a rebuild needs it
     alias = icons.get("aliases", {}).get(name)
     icon = icons["icons"][alias["parent"] if alias else name]
     width, height = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))

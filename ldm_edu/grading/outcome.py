@@ -1,23 +1,19 @@
-"""Run a learner's function on an input, and notice when it lets a library do the work that the item asks for."""
+"""What a learner's function does on an input: the value it returns or the error it raises, and what else it did."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from types import CodeType, FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-PACKAGE = str(Path(__file__).resolve().parent.parent) + "/"
-LIBRARIES = ("/diffusers/", "/transformers/")
+from ldm_edu.grading.borrowed import watched
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one case.
+    """What an answer did on one case.
 
     ``value`` : what the function returned. ``error`` : the name and the words of what it raised, or "". ``borrowed`` :
     the functions of this package, or of another library of models, that it called. ``changed`` : it wrote into its
@@ -41,7 +37,7 @@ def run(
     """Call ``function`` on copies of ``args``; whatever it raises becomes part of the outcome.
 
     An answer that is no function, a number say, is its own outcome. ``ours``: an answer of the course, which is not
-    watched for what it calls. ``finish`` is applied to what came, under the same watch: a value may be lazy.
+    watched for what it calls. ``finish`` is applied to the value, under the same watch: a value may be lazy.
     """
     if not callable(function):
         return Outcome(value=finish(function))
@@ -56,10 +52,23 @@ def run(
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        return Outcome(error=f"{type(error).__name__}: {error}{_place(error, function)}", borrowed=tuple(borrowed))
+        return Outcome(error=f"{described(error)}{_place(error, function)}", borrowed=tuple(borrowed))
     pairs = [(a, b) for a, b in zip(args, given, strict=True) if isinstance(a, Tensor)]
     changed = any(a.shape != b.shape or not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
     return Outcome(value, borrowed=tuple(borrowed), changed=changed)
+
+
+def described(error: BaseException, limit: int = 2000) -> str:
+    """An exception's name and its words, at most ``limit`` characters of them; the words may fail too."""
+    try:
+        return f"{type(error).__name__}: {error}"[:limit]
+    except BaseException:
+        return f"{type(error).__name__}: its words cannot be shown"
+
+
+def printable(text: str, limit: int = 2000) -> str:
+    """A text of a learner's on one line: signs that a terminal would obey are spelt out, and it has an end."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:limit])
 
 
 def _place(error: BaseException, function: Any) -> str:
@@ -73,30 +82,3 @@ def _place(error: BaseException, function: Any) -> str:
             found = f" (in line {trace.tb_lineno - code.co_firstlineno + 1} of `{code.co_name}`)"
         trace = trace.tb_next
     return found
-
-
-@contextmanager
-def watched(borrowed: dict[str, None], given: set[CodeType]) -> Iterator[None]:
-    """Collect the names of the library functions that are entered; ``given`` are handed in by the item itself."""
-    before = sys.getprofile()
-    sys.setprofile(_watcher(borrowed, given))
-    try:
-        yield
-    finally:
-        sys.setprofile(before)
-
-
-def _watcher(borrowed: dict[str, None], given: set[CodeType]) -> Callable[[FrameType, str, Any], None]:
-    inside: list[FrameType] = []  # a function that the item handed in may call what it likes
-
-    def watch(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call":
-            file = frame.f_code.co_filename
-            if frame.f_code in given:
-                inside.append(frame)
-            elif not inside and file != __file__ and (file.startswith(PACKAGE) or any(p in file for p in LIBRARIES)):
-                borrowed[f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname}"] = None
-        elif event == "return" and inside and inside[-1] is frame:
-            inside.pop()
-
-    return watch
