@@ -1,15 +1,17 @@
 """``ldm-edu train``: one network of a preset, resumed where it was left."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from ldm_edu.cli.scale import Precision, Scaled, Way, interruptible, say, train_on_data
+from ldm_edu.cli.drive import drive, say
+from ldm_edu.cli.scale import Precision, Scaled, Way, train_on_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     import torch
 
@@ -96,30 +98,16 @@ def _refuse_without_data(options: "Mapping[str, object]") -> None:
 
 
 def _train(run: "Run", network: Network, preset: str, folder: Path, *, save_every: int, sheet_every: int) -> None:
-    """Train to the end, or to a signal, and write what was learned into the checkpoint ``folder``."""
-    from tqdm import tqdm
-
+    """Train alone in the folder, with sheets of the preset's own pictures."""
     from ldm_edu.training.guard import same_settings, writing
-    from ldm_edu.training.loop import train as records
+    from ldm_edu.training.sheets import decoded, drawn
 
     state = folder / "training" / network
+    shown = {"vae": decoded, "decoder": decoded, "unet": drawn}
+    sheet = partial(shown[network], folder) if network in shown else None
     with writing(state, folder):
         same_settings(state, run.settings, tell=say)
-        log, means = _log(state), dict[str, float]()
-        steps = records(run.task, steps=run.steps, seed=run.seed, folder=state, save_every=save_every)
-        bar = tqdm(total=run.steps, unit="step", desc=f"{network} {preset}", dynamic_ncols=True)
-        with interruptible(steps, folder, run.export if network == "unet" else None), bar:
-            for record in steps:
-                bar.update(record.step - bar.n)
-                for name, value in record.values.items():
-                    means[name] = 0.95 * means.get(name, value) + 0.05 * value
-                    log(name, value, record.step)
-                bar.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in means.items()), refresh=False)
-                if network in ("vae", "decoder", "unet") and sheet_every and record.step % sheet_every == 0:
-                    run.export()
-                    _sheet(network, folder, state / f"sheet-{record.step:06}.png")
-        run.export()
-        say(f"{folder}: {network} after {run.steps} steps")
+        drive(run, network, folder, preset=preset, save_every=save_every, sheet_every=sheet_every, sheet=sheet)
 
 
 def _run(
@@ -170,19 +158,3 @@ def _recipe(table: "Mapping[str, T]", network: Network, preset: str) -> T:
     if preset not in table:
         raise ValueError(f"there is no recipe for {network} {preset!r}; choose one of {', '.join(table)}")
     return table[preset]
-
-
-def _log(folder: Path) -> "Callable[[str, float, int], object]":
-    """A function that logs a number for TensorBoard, or does nothing where it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return lambda name, value, step: None
-    return SummaryWriter(str(folder)).add_scalar
-
-
-def _sheet(network: Network, folder: Path, path: Path) -> None:
-    """Pictures drawn, or decoded, by the model as it is now."""
-    from ldm_edu.training.sheets import decoded, drawn, save_sheet
-
-    save_sheet(path, *(drawn(folder) if network == "unet" else decoded(folder)))

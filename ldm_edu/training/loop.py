@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ldm_edu.training.interrupt import Interrupted, alone, held_back, saving
-from ldm_edu.training.state import Store, Task, load_state, save_state
+from ldm_edu.training.state import ONE_FILE, Store, Task
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ def train(
     seed: int,
     folder: Path | None = None,
     save_every: int = 500,
-    store: Store | None = None,
+    store: Store = ONE_FILE,
 ) -> Generator[Record, None, None]:
     """Train ``task`` up to ``steps`` steps in all, resuming from ``folder`` where it holds a state.
 
     The state is saved every ``save_every`` steps and at the end, beside the old one and then renamed over it: a run
     killed while saving resumes from the state before. Wrap the generator to watch it: nothing is printed here.
-    ``store`` says how; left out, as one file by `save_state` and `load_state`.
+    ``store`` says how; left out, as one file.
 
     Raises
     ------
@@ -57,7 +57,6 @@ def train(
     SaveError
         if the state cannot be written.
     """
-    store = store or Store(save_state, load_state)
     saved = store.load(task, folder) if folder else 0
     if saved > steps:
         raise ValueError(f"{folder} has done {saved} steps already; give --steps above {saved}, or another --out")

@@ -5,8 +5,28 @@ the weights under data/checkpoints, and their model cards name it, and what was 
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from ldm_edu.config import ClassifierConfig
+
+
+class Recipe(Protocol):
+    """What the recipe of every network says."""
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Pictures a step."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """What all randomness of the run is drawn from."""
+        ...
 
 
 @dataclass(frozen=True)

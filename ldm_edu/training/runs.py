@@ -6,7 +6,7 @@ the U-Net, which reads both. Each run's own state, by which it resumes, lies in 
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from ldm_edu.build import build
+from ldm_edu.checkpoint.find import find_checkpoint
 from ldm_edu.checkpoint.io import load_preset, load_tensors, save_checkpoint, save_tensors
 from ldm_edu.classifiers import load_classifier, save_classifier
+from ldm_edu.codec import LatentCodec
 from ldm_edu.config import Preset, UNetPreset
 from ldm_edu.datasets.emoji import STYLES, emoji_labels
 from ldm_edu.datasets.fashion import FashionTensors, fashion_tensors
@@ -34,28 +36,44 @@ from ldm_edu.training.guard import (
     refuse_under_unet,
     settings,
 )
-from ldm_edu.training.parts import new_unet, ready_to_learn, same_model
+from ldm_edu.training.parts import load_unet, new_unet, ready_to_learn, same_model
 from ldm_edu.training.recipes import (
     AutoencoderRecipe,
     ClassifierRecipe,
     ClipRecipe,
     DecoderRecipe,
+    Recipe,
     UNetRecipe,
 )
-from ldm_edu.training.state import Task
+from ldm_edu.training.state import ONE_FILE, Store, Task
 from ldm_edu.training.tasks import AutoencoderTask, ClassifierTask, ClipTask, DecoderTask
 from ldm_edu.weights.fit import load_into
 
 
 @dataclass(frozen=True)
 class Run:
-    """Something to train: hand ``task``, ``steps`` and ``seed`` to `train`, then call ``export``."""
+    """Something to train: hand ``task``, ``steps``, ``seed`` and ``store`` to `train`, then call ``export``."""
 
     task: Task
-    steps: int
-    seed: int
+    recipe: Recipe
     export: Callable[[], None]  # writes the trained part into the checkpoint folder
-    settings: dict[str, Any] = field(default_factory=dict)  # what decides its curve: see `same_settings`
+    settings: dict[str, Any]  # what decides its curve: see `same_settings`
+    store: Store = ONE_FILE
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self.recipe.steps
+
+    @property
+    def seed(self) -> int:
+        """What each step draws its batch and its noise from."""
+        return self.recipe.seed
+
+    @property
+    def batch(self) -> int:
+        """Pictures a step."""
+        return self.recipe.batch
 
 
 def autoencoder_run(
@@ -85,7 +103,7 @@ def autoencoder_run(
         save_checkpoint(folder, dataclasses.replace(preset, autoencoder=config), {"autoencoder": trained.state_dict()})
 
     told = settings(recipe, preset=preset.name, perceptual_network=fingerprint(judge) if judge else None)
-    return Run(task, recipe.steps, recipe.seed, export, told)
+    return Run(task, recipe, export, told)
 
 
 def decoder_run(
@@ -109,7 +127,7 @@ def decoder_run(
     network = fingerprint(judge) if judge else None
     rests_on = {"perceptual_network": network, "latent encoder": latent_fingerprint(model)}
     told = settings(recipe, preset=preset.name, **rests_on)
-    return Run(task, recipe.steps, recipe.seed, lambda: save_tensors(folder, "autoencoder", task.trained()), told)
+    return Run(task, recipe, lambda: save_tensors(folder, "autoencoder", task.trained()), told)
 
 
 def classifier_run(recipe: ClassifierRecipe, folder: Path, device: torch.device) -> Run:
@@ -130,15 +148,15 @@ def classifier_run(recipe: ClassifierRecipe, folder: Path, device: torch.device)
         trained: Classifier = task.ema.model  # type: ignore[assignment]
         save_classifier(folder, trained, emoji_labels(), STYLES, trained_on=seen)
 
-    return Run(task, recipe.steps, recipe.seed, export, settings(recipe))
+    return Run(task, recipe, export, settings(recipe))
 
 
 def clip_run(
-    preset: UNetPreset, recipe: ClipRecipe, folder: Path, device: torch.device, *, start: Path | None = None
+    preset: UNetPreset, recipe: ClipRecipe, folder: Path, device: torch.device, *, start: str | Path | None = None
 ) -> Run:
     """Train CLIP; its export adds both towers to the checkpoint ``folder``.
 
-    ``start`` : a checkpoint folder whose CLIP is trained on; left out, training starts from random weights.
+    ``start`` : a checkpoint whose CLIP is trained on, by name or folder; left out, training starts from random weights.
 
     Raises
     ------
@@ -151,6 +169,7 @@ def clip_run(
     torch.manual_seed(recipe.seed)
     model = CLIP(preset.text, preset.vision, preset.embed_dim)
     if start is not None:
+        start = find_checkpoint(start)
         towers = {f"{part}.{name}": t for part in ("text", "vision") for name, t in load_tensors(start, part).items()}
         load_into(model, towers | load_tensors(start, "clip"), f"the CLIP of {start}")
     model.float().to(device)
@@ -163,15 +182,16 @@ def clip_run(
         save_tensors(folder, "clip", joint)
 
     told = settings(recipe, preset=preset.name, start=origin(start, folder, model))
-    return Run(task, recipe.steps, recipe.seed, export, told)
+    return Run(task, recipe, export, told)
 
 
 def unet_run(
-    preset: UNetPreset, recipe: UNetRecipe, folder: Path, device: torch.device, *, start: Path | None = None
+    preset: UNetPreset, recipe: UNetRecipe, folder: Path, device: torch.device, *, start: str | Path | None = None
 ) -> Run:
     """Train the U-Net on the latents of the checkpoint ``folder``'s autoencoder, with its text encoder or a new one.
 
-    ``start`` : a checkpoint folder whose U-Net is trained on; left out, training starts from random weights.
+    ``start`` : a checkpoint whose U-Net is trained on, by name, folder or file; left out, training starts from random
+    weights.
 
     Raises
     ------
@@ -187,8 +207,8 @@ def unet_run(
         encoder.to(device).requires_grad_(False)
     model = new_unet(preset, device)
     if start is not None:
-        load_into(model, load_tensors(start, "unet"), f"the U-Net of {start}")
-        model.float().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        start = find_checkpoint(start)
+        load_unet(model, start, preset)
     autoencoder = AutoencoderKL(preset.autoencoder)
     load_into(autoencoder, load_tensors(folder, "autoencoder"), f"the autoencoder of {folder}")
     rests_on = {"start": origin(start, folder, model), "latent encoder": latent_fingerprint(autoencoder)}
@@ -199,7 +219,7 @@ def unet_run(
     raw = sources.cached_latents(
         autoencoder.to(device), captioned, folder / "training" / "unet" / "latents.safetensors"
     )
-    latents = (raw - preset.autoencoder.shift) * preset.autoencoder.scale
+    latents = LatentCodec(autoencoder).scaled(raw)
     batches = sources.diffusion_batches(
         preset,
         captioned,
@@ -224,7 +244,7 @@ def unet_run(
             averaged = averaged["unet"]  # type: ignore[index]
         save_tensors(folder, "unet", averaged.state_dict())
 
-    return Run(task, recipe.steps, recipe.seed, export, told)
+    return Run(task, recipe, export, told)
 
 
 def pixels_run(preset: Preset, recipe: UNetRecipe, folder: Path, device: torch.device) -> Run:
@@ -242,7 +262,7 @@ def pixels_run(preset: Preset, recipe: UNetRecipe, folder: Path, device: torch.d
         averaged = {name: part.state_dict() for name, part in pixels_parts(task, preset).items()}
         save_checkpoint(folder, preset, averaged)
 
-    return Run(task, recipe.steps, recipe.seed, export, settings(recipe, preset=preset.name))
+    return Run(task, recipe, export, settings(recipe, preset=preset.name))
 
 
 def pixels_task(preset: Preset, recipe: UNetRecipe, data: FashionTensors, device: torch.device) -> DiffusionTask:

@@ -7,13 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ldm_edu.checkpoint.io import save_checkpoint
+from ldm_edu.codec import LatentCodec
 from ldm_edu.datasets.folder import CaptionedPictures, read_pictures
-from ldm_edu.kernels.precision import autocast
 from ldm_edu.schedule import make_schedule
-from ldm_edu.tokenizer import Tokenizer
 from ldm_edu.training.buckets import Order, bucket_sizes
 from ldm_edu.training.cache import SHARD, Cache, fill_cache, read_index, stale, start_cache
 from ldm_edu.training.cached import CachedBatches
@@ -24,7 +22,8 @@ from ldm_edu.training.parallel import Precision, Way, is_main, patient_wait, wai
 from ldm_edu.training.parts import Parts, load_unet, new_unet
 from ldm_edu.training.recipes import UNetRecipe
 from ldm_edu.training.runs import Run
-from ldm_edu.training.sharded import whole_weights
+from ldm_edu.training.sharded import SHARDS, whole_weights
+from ldm_edu.training.sources import raw_latents, text_states, tokenizer_for
 
 EXPORT_BYTES = 2**30  # a file of an exported checkpoint, at most
 
@@ -90,11 +89,18 @@ def cached(
         start_cache(folder, pictures, sizes, networks, shard=shard)
     until_all()
     if any(not (folder / name).exists() for name, *_ in read_index(folder).files()):
-        encode, embed = partial(_encode, parts), partial(_embed, parts)
+        codec = LatentCodec(parts.autoencoder)
         pictures = pictures or read_pictures(source)
         if is_main() and (sentence := _cut(parts, pictures.captions)):
             tell(sentence)
-        for done, total in fill_cache(folder, pictures, encode, embed, part=share.rank, parts=share.world):
+        for done, total in fill_cache(
+            folder,
+            pictures,
+            lambda images: codec.scaled(raw_latents(parts.autoencoder, images)),
+            partial(text_states, parts.text),
+            part=share.rank,
+            parts=share.world,
+        ):
             if is_main():
                 progress(done, total)
     until_all()
@@ -103,29 +109,12 @@ def cached(
 
 def _cut(parts: Parts, captions: Sequence[str]) -> str | None:
     """How many of the different captions are not learned whole."""
-    tokenizer, different = Tokenizer(parts.text.config.vocab, parts.text.config.length), set(captions)
+    tokenizer, different = tokenizer_for(parts.text.config), set(captions)
     if not (cut := sum(tokenizer.truncated(caption) is not None for caption in different)):
         return None
     are = "is" if cut == 1 else "are"
     window = f"the text encoder's window of {tokenizer.length} tokens"
     return f"{cut} of {len(different)} captions {are} longer than {window}; what comes after it is not learned"
-
-
-@torch.no_grad()
-def _encode(parts: Parts, pictures: Tensor) -> Tensor:
-    device = parts.autoencoder.quant.weight.device
-    config = parts.autoencoder.config
-    with autocast(device):
-        raw = parts.autoencoder.encode(pictures.to(device)).mode.float()
-    return (raw - config.shift) * config.scale
-
-
-@torch.no_grad()
-def _embed(parts: Parts, captions: Sequence[str], at_once: int = 64) -> Tensor:
-    config = parts.text.config
-    tokens = Tokenizer(config.vocab, config.length)(list(captions))
-    device = parts.text.position.device
-    return torch.cat([parts.text(rows.to(device)).last.float().cpu() for rows in tokens.split(at_once)])
 
 
 def scale_run(
@@ -138,7 +127,7 @@ def scale_run(
     *,
     size: int,
     precision: Precision = "bf16",
-    start: Path | None = None,
+    start: str | Path | None = None,
     device: torch.device | None = None,
     tell: Callable[[str], object] = lambda sentence: None,
 ) -> Run:
@@ -190,4 +179,4 @@ def scale_run(
             save_checkpoint(folder, preset, {"unet": averaged, **kept}, shard_bytes=EXPORT_BYTES)
         wait()
 
-    return Run(task, recipe.steps, recipe.seed, export, told)
+    return Run(task, recipe, export, told, SHARDS)

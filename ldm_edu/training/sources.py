@@ -1,7 +1,7 @@
 """Where training's batches come from: pictures, captions and their latents, drawn by a seeded generator."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ldm_edu.condition import Conditioning
 from ldm_edu.conditioners.conditioner import Conditioner
-from ldm_edu.config import UNetPreset
+from ldm_edu.config import TextConfig, UNetPreset
 from ldm_edu.datasets.backgrounds import PALETTE, background, composite, random_backgrounds
 from ldm_edu.datasets.compose import compose
 from ldm_edu.datasets.emoji import STYLES, EmojiTensors, emoji_labels, emoji_tensors, on_background
@@ -65,7 +65,8 @@ def caption_pairs(
     """
     captioned = captioned_pictures(preset, composed=composed > 0)
     phrases = captioned.phrases()
-    tokens = _tokenizer(preset)(phrases.texts)
+    assert preset.text is not None, f"the preset {preset.name} has no text"
+    tokens = tokenizer_for(preset.text)(phrases.texts)
 
     def draw(rng: torch.Generator, n: int) -> tuple[Tensor, Tensor, Tensor]:
         new = torch.randperm(len(captioned.composed), generator=rng)[: round(composed * n)]
@@ -156,14 +157,20 @@ def with_composed(captioned: Captioned, n: int) -> Captioned:
 
 
 @torch.no_grad()
+def raw_latents(model: AutoencoderKL, images: Tensor) -> Tensor:
+    """The most likely latents (B, c, h, w) of pictures (B, C, H, W), not scaled yet (see `LatentCodec.scaled`).
+
+    Computed in bfloat16 where that is quicker, and kept in float32 in the CPU's memory.
+    """
+    device = model.quant.weight.device
+    with autocast(device):
+        return model.encode(images.to(device)).mode.float().cpu()
+
+
 def encode_all(model: AutoencoderKL, captioned: Captioned) -> Tensor:
-    """The most likely raw latents of every row, (N, C, h, w), computed once for the whole run."""
-    device = next(model.parameters()).device
-    latents = []
-    for rows in torch.arange(len(captioned.captions)).split(CHUNK):
-        with autocast(device):
-            latents.append(model.encode(captioned.images(rows).to(device)).mode.float().cpu())
-    return torch.cat(latents)
+    """The raw latents of every row, (N, C, h, w), computed once for the whole run."""
+    rows = torch.arange(len(captioned.captions)).split(CHUNK)
+    return torch.cat([raw_latents(model, captioned.images(some)) for some in rows])
 
 
 def cached_latents(model: AutoencoderKL, captioned: Captioned, path: Path) -> Tensor:
@@ -195,11 +202,16 @@ def measure_scale(latents: Tensor) -> tuple[float, float]:
     return float(1.0 / (latents - shift).std()), shift
 
 
+def tokenizer_for(config: TextConfig) -> Tokenizer:
+    """The tokenizer that goes with a text encoder of ours."""
+    return Tokenizer(config.vocab, config.length)
+
+
 @torch.no_grad()
-def text_states(preset: UNetPreset, encoder: TextEncoder, captions: list[str]) -> Tensor:
+def text_states(encoder: TextEncoder, captions: Sequence[str]) -> Tensor:
     """The states of a kept text encoder for every caption, (N, L, D), computed once for the whole run."""
-    tokens = _tokenizer(preset)(captions)
-    device = next(encoder.parameters()).device
+    tokens = tokenizer_for(encoder.config)(list(captions))
+    device = encoder.position.device
     return torch.cat([encoder(rows.to(device)).last.float().cpu() for rows in tokens.split(4 * CHUNK)])
 
 
@@ -228,8 +240,9 @@ def diffusion_batches(
     phrases = captioned.phrases()
     texts = [*phrases.texts, ""]
     blank = len(phrases.texts)
-    tokens = _tokenizer(preset)(texts)
-    states = None if joint or composed else text_states(preset, encoder, texts)
+    assert preset.text is not None, f"the preset {preset.name} has no text"
+    tokens = tokenizer_for(preset.text)(texts)
+    states = None if joint or composed else text_states(encoder, texts)
 
     def draw(rng: torch.Generator, n: int, progress: float) -> DiffusionBatch:
         kinds = torch.randint(len(captioned.base), (n,), generator=rng)
@@ -265,11 +278,6 @@ def class_batches(
         return DiffusionBatch(images[rows], conditioner(told))
 
     return draw
-
-
-def _tokenizer(preset: UNetPreset) -> Tokenizer:
-    assert preset.text is not None, f"the preset {preset.name} has no text"
-    return Tokenizer(preset.text.vocab, preset.text.length)
 
 
 def _drawn(preset: UNetPreset) -> ShapesTensors:

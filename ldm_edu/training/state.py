@@ -91,6 +91,9 @@ def load_state(task: Task, folder: Path) -> int:
     return step
 
 
+ONE_FILE = Store(save_state, load_state)  # the whole state as one safetensors file
+
+
 def weights(task: Task) -> dict[str, Tensor]:
     """Every weight and buffer of a task's networks by its name in a state."""
     return {
