@@ -6,6 +6,7 @@ themselves are in `ldm_edu.families`, one file a family.
 """
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -188,6 +189,12 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         _divides("groups", self.groups, [self.channels * m for m in self.mults])
+        if not self.scale or not math.isfinite(self.scale):
+            raise ValueError(f"scale={self.scale}: latents are multiplied by it; choose a finite number other than 0")
+        if not math.isfinite(self.shift):
+            raise ValueError(f"shift={self.shift} must be a finite number; 0 leaves the latents where they are")
+        if not self.mults:
+            raise ValueError("mults is empty: an autoencoder has at least one level; choose (1,) or more")
         if (self.latents_mean is None) != (self.latents_std is None):
             raise ValueError("latents_mean and latents_std belong together: give both, or neither")
         for name, values in {"latents_mean": self.latents_mean, "latents_std": self.latents_std}.items():

@@ -57,11 +57,12 @@ class LatentDiffusion:
 
     Make one by `from_pretrained` or `from_preset`. The network that predicts is ``network``; ``codec`` turns pictures
     into what is diffused; ``conditioner`` reads prompts. A network by the name of its part: ``model.networks["text"]``.
+    ``notes`` say, a sentence each, what was assumed of a file that does not tell all.
     """
 
-    def __init__(self, preset: Preset, networks: Mapping[str, nn.Module]) -> None:
+    def __init__(self, preset: Preset, networks: Mapping[str, nn.Module], notes: Sequence[str] = ()) -> None:
         family = family_of(preset)
-        self.preset, self.networks = preset, dict(networks)
+        self.preset, self.networks, self.notes = preset, dict(networks), list(notes)
         self.network: Network = self.networks[family.network]  # type: ignore[assignment]
         self.codec = family.codec(self.networks)
         self.conditioner = family.conditioner(preset, self.networks)
@@ -84,6 +85,8 @@ class LatentDiffusion:
         preset: Preset | None = None,
         weights: Weights | None = None,
         prediction: Prediction | None = None,
+        vae: str | Path | None = None,
+        text: str | Path | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "LatentDiffusion":
@@ -100,7 +103,10 @@ class LatentDiffusion:
         weights
             which copy of the U-Net, where a file has two: "ema", averaged over training; "last", as it ended.
         prediction
-            what the network predicts, where neither a folder nor a file says so; None: as `Checkpoint.notes` say.
+            what the network predicts, where neither a folder nor a file says so; None: as ``notes`` say.
+        vae, text
+            the autoencoder and the text encoder of another file or folder: of one that holds nothing else, or of a
+            whole model. None: the model's own.
         device, dtype
             where the networks run, and in which type. Never float16 on a CPU: it is many times slower there. A network
             that overflows in float16, as SDXL's autoencoder, is float32 then.
@@ -113,13 +119,14 @@ class LatentDiffusion:
         CheckpointError
             if there is none of that name, or it is damaged, incomplete, another model's, or asks to run a program.
         """
-        found = open_checkpoint(name, preset=preset, weights=weights, prediction=prediction)
+        parts = {"vae": vae, "text": text}
+        found = open_checkpoint(name, preset=preset, weights=weights, prediction=prediction, parts=parts)
         found.check()
-        parts = build_on_meta(found.preset)
-        for part, module in parts.items():  # one after another: the next is read when this one is in its place
+        networks = build_on_meta(found.preset)
+        for part, module in networks.items():  # one after another: the next is read when this one is in its place
             fill(module, found.parts[part], dtype=_type_of(found.preset, part, dtype))
             module.to(device)
-        return cls(found.preset, parts)
+        return cls(found.preset, networks, found.notes)
 
     def save(self, folder: Path | str, *, dtype: torch.dtype = torch.bfloat16) -> None:
         """Write a checkpoint folder that `from_pretrained` reads; ``dtype`` is that of the numbers on disk.
