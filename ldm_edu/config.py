@@ -88,6 +88,12 @@ class UNetConfig:
             )
         if (self.heads or self.head_dim or 0) < 1:
             raise ValueError(f"heads={self.heads} and head_dim={self.head_dim}: attention needs at least one of either")
+        if self.mults[0] != 1:
+            widths = tuple(self.channels * m for m in self.mults)
+            raise ValueError(
+                f"mults={self.mults} must begin with 1, because the first level has as many channels as the network's "
+                f"own first convolution; for levels of {widths} channels, divide mults and multiply channels"
+            )
         if len(self.depth) != len(self.mults):
             raise ValueError(f"depth={self.depth} and mults={self.mults} must name the same number of levels")
         widths = [self.channels * m for m in self.mults]
