@@ -45,7 +45,8 @@ class PixelCodec:
         return images
 
     def decode(self, sample: Tensor, *, tile: int = TILE) -> Tensor:
-        """The samples (B, C, H, W) clipped to [-1, 1]."""
+        """The samples (B, C, H, W) clipped to [-1, 1]; raises ValueError if they are no finite numbers."""
+        _refuse_nan(sample)
         return sample.clamp(-1, 1)
 
     def unscaled(self, sample: Tensor) -> Tensor:
@@ -89,11 +90,25 @@ class LatentCodec:
 
     @torch.no_grad()
     def decode(self, sample: Tensor, *, tile: int = TILE) -> Tensor:
-        """Latents (B, c, h, w) to pictures (B, C, h*f, w*f) in [-1, 1], in float32; raises as `encode`."""
+        """Latents (B, c, h, w) to pictures (B, C, h*f, w*f) in [-1, 1], in float32.
+
+        Raises
+        ------
+        ValueError
+            as `encode`; and if the latents, or what becomes of them, are no finite numbers.
+        """
         self.check_tile(tile)
+        _refuse_nan(sample)
         autoencoder = self.autoencoder
         to_images = lambda z: autoencoder.decode(z.to(autoencoder.quant.weight)).float()  # noqa: E731
-        return piecewise(to_images, self.unscaled(sample), tile // self.factor).clamp(-1, 1)
+        images = piecewise(to_images, self.unscaled(sample), tile // self.factor)
+        if not images.isfinite().all():
+            kind = str(autoencoder.quant.weight.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"the autoencoder gave numbers that are not finite in {kind}, and the picture would be black: run the "
+                "model in bfloat16 or float32 (--dtype), or with another autoencoder (--vae)"
+            )
+        return images.clamp(-1, 1)
 
     def scaled(self, raw: Tensor) -> Tensor:
         """The autoencoder's own latents (B, c, h, w), scaled to about unit variance."""
@@ -116,6 +131,14 @@ class LatentCodec:
     def check_tile(self, tile: int) -> None:
         """Raise ValueError if the side of a tile, in pixels, is too small or not a multiple of the factor."""
         _check_tile(tile, self.factor)
+
+
+def _refuse_nan(sample: Tensor) -> None:
+    if not sample.isfinite().all():
+        raise ValueError(
+            "what was drawn holds numbers that are not finite, and the picture would be black: run the model in "
+            "bfloat16 or float32 (--dtype), or with less guidance (--guidance)"
+        )
 
 
 def _check_tile(tile: int, factor: int) -> None:

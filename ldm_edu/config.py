@@ -6,6 +6,7 @@ themselves are in `ldm_edu.families`, one file a family.
 """
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -88,15 +89,14 @@ class UNetConfig:
             )
         if (self.heads or self.head_dim or 0) < 1:
             raise ValueError(f"heads={self.heads} and head_dim={self.head_dim}: attention needs at least one of either")
+        widths = [self.channels * m for m in self.mults]
         if self.mults[0] != 1:
-            widths = tuple(self.channels * m for m in self.mults)
             raise ValueError(
                 f"mults={self.mults} must begin with 1, because the first level has as many channels as the network's "
                 f"own first convolution; for levels of {widths} channels, divide mults and multiply channels"
             )
         if len(self.depth) != len(self.mults):
             raise ValueError(f"depth={self.depth} and mults={self.mults} must name the same number of levels")
-        widths = [self.channels * m for m in self.mults]
         _divides("groups", self.groups, widths)
         attending = [width for width, depth in zip(widths, self.depth, strict=True) if depth]
         attending += [widths[-1]] if self.mid_depth else []
@@ -194,6 +194,12 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         _divides("groups", self.groups, [self.channels * m for m in self.mults])
+        if not self.scale or not math.isfinite(self.scale):
+            raise ValueError(f"scale={self.scale}: latents are multiplied by it; choose a finite number other than 0")
+        if not math.isfinite(self.shift):
+            raise ValueError(f"shift={self.shift} must be a finite number; 0 leaves the latents where they are")
+        if not self.mults:
+            raise ValueError("mults is empty: an autoencoder has at least one level; choose (1,) or more")
         if (self.latents_mean is None) != (self.latents_std is None):
             raise ValueError("latents_mean and latents_std belong together: give both, or neither")
         for name, values in {"latents_mean": self.latents_mean, "latents_std": self.latents_std}.items():

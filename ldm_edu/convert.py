@@ -1,8 +1,12 @@
 """A checkpoint from one layout to another: the same numbers, bit for bit, under other names.
 
+One case is not bit for bit: diffusers' folder has no place for the shift of the latents that the course's autoencoders
+have, so that two biases there take the shift over.
+
 Going there and back gives the same tensors. What is left behind is what no network needs (`Checkpoint.ignored`).
 """
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +18,11 @@ from ldm_edu.build import build_on_meta
 from ldm_edu.checkpoint.fill import Checkpoint, check_shapes, pairs_of
 from ldm_edu.checkpoint.io import FORMAT
 from ldm_edu.checkpoint.single_file import NOTE
-from ldm_edu.config import Preset, to_dict
+from ldm_edu.config import AutoencoderConfig, Preset, to_dict
 from ldm_edu.families import family_of
 from ldm_edu.families.family import Part
 from ldm_edu.files import atomic_write_all
+from ldm_edu.layouts.autoencoder import fold_shift
 from ldm_edu.layouts.pair import Format, Pair, all_ours, to_theirs
 from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.weights.files import Tensors, save_file
@@ -82,8 +87,8 @@ def _note(preset: Preset) -> dict[str, str]:
 
 
 def _diffusers(source: Checkpoint, out: Path, dtype: torch.dtype | None) -> Writes:
-    preset = source.preset
-    family = family_of(preset)
+    family = family_of(source.preset)
+    preset = _without_shift(source.preset)
     if family.write_folder is None:
         raise CheckpointError(f"diffusers has no folder for {family.title}; keep this model in ldm-edu's own layout.")
     configs = family.write_folder(preset)
@@ -93,6 +98,14 @@ def _diffusers(source: Checkpoint, out: Path, dtype: torch.dtype | None) -> Writ
     for part in family.parts_of(preset):
         writes[out / part.folder / f"{part.stem}.safetensors"] = _part(source, part, "diffusers", dtype)
     return writes
+
+
+def _without_shift(preset: Preset) -> Preset:
+    """The preset of the same model after its autoencoder took the shift of the latents over."""
+    autoencoder = getattr(preset, "autoencoder", None)
+    if autoencoder is None:
+        return preset
+    return dataclasses.replace(preset, autoencoder=dataclasses.replace(autoencoder, shift=0.0))  # type: ignore[call-arg]
 
 
 def _ours(source: Checkpoint, out: Path, dtype: torch.dtype | None) -> Writes:
@@ -118,6 +131,10 @@ def _named(source: Checkpoint, part: Part, format: Format, dtype: torch.dtype | 
         return tensor
 
     ours = all_ours(read, found.pairs)
+    config = part.config(source.preset)
+    if format == "diffusers" and isinstance(config, AutoencoderConfig) and config.shift:
+        ours = fold_shift(ours, config.shift)
+        ours = {name: tensor.to(dtype or tensor.dtype) for name, tensor in ours.items()}
     wanted = pairs_of(part, source.preset, format)
     return {name: tensor.contiguous() for name, tensor in to_theirs(ours, wanted)}
 

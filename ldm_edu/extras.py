@@ -9,7 +9,7 @@ from typing import Any
 INSTALL = {
     **dict.fromkeys(("accelerate", "tensorboard"), "'ldm-edu[train]'"),
     **dict.fromkeys(("IPython", "ipykernel", "ipywidgets", "jupyter_client", "jupytext", "nbclient"), "'ldm-edu[lab]'"),
-    **dict.fromkeys(("nbformat", "psutil", "zmq"), "'ldm-edu[lab]'"),
+    **dict.fromkeys(("nbformat", "psutil", "traitlets", "zmq"), "'ldm-edu[lab]'"),
     **dict.fromkeys(("nbconvert", "nbgrader"), "'ldm-edu[classroom]'"),
     **dict.fromkeys(("diffusers", "transformers"), "'ldm-edu[test]'"),
     "resvg_py": "'ldm-edu[data]'",

@@ -57,11 +57,12 @@ class LatentDiffusion:
 
     Make one by `from_pretrained` or `from_preset`. The network that predicts is ``network``; ``codec`` turns pictures
     into what is diffused; ``conditioner`` reads prompts. A network by the name of its part: ``model.networks["text"]``.
+    ``notes`` say, a sentence each, what was assumed of a file that does not tell all.
     """
 
-    def __init__(self, preset: Preset, networks: Mapping[str, nn.Module]) -> None:
+    def __init__(self, preset: Preset, networks: Mapping[str, nn.Module], notes: Sequence[str] = ()) -> None:
         family = family_of(preset)
-        self.preset, self.networks = preset, dict(networks)
+        self.preset, self.networks, self.notes = preset, dict(networks), list(notes)
         self.network: Network = self.networks[family.network]  # type: ignore[assignment]
         self.codec = family.codec(self.networks)
         self.conditioner = family.conditioner(preset, self.networks)
@@ -84,6 +85,8 @@ class LatentDiffusion:
         preset: Preset | None = None,
         weights: Weights | None = None,
         prediction: Prediction | None = None,
+        vae: str | Path | None = None,
+        text: str | Path | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "LatentDiffusion":
@@ -100,7 +103,10 @@ class LatentDiffusion:
         weights
             which copy of the U-Net, where a file has two: "ema", averaged over training; "last", as it ended.
         prediction
-            what the network predicts, where neither a folder nor a file says so; None: as `Checkpoint.notes` say.
+            what the network predicts, where neither a folder nor a file says so; None: as ``notes`` say.
+        vae, text
+            the autoencoder and the text encoder of another file or folder: of one that holds nothing else, or of a
+            whole model. None: the model's own.
         device, dtype
             where the networks run, and in which type. Never float16 on a CPU: it is many times slower there. A network
             that overflows in float16, as SDXL's autoencoder, is float32 then.
@@ -113,13 +119,14 @@ class LatentDiffusion:
         CheckpointError
             if there is none of that name, or it is damaged, incomplete, another model's, or asks to run a program.
         """
-        found = open_checkpoint(name, preset=preset, weights=weights, prediction=prediction)
+        parts = {"vae": vae, "text": text}
+        found = open_checkpoint(name, preset=preset, weights=weights, prediction=prediction, parts=parts)
         found.check()
-        parts = build_on_meta(found.preset)
-        for part, module in parts.items():  # one after another: the next is read when this one is in its place
+        networks = build_on_meta(found.preset)
+        for part, module in networks.items():  # one after another: the next is read when this one is in its place
             fill(module, found.parts[part], dtype=_type_of(found.preset, part, dtype))
             module.to(device)
-        return cls(found.preset, parts)
+        return cls(found.preset, networks, found.notes)
 
     def save(self, folder: Path | str, *, dtype: torch.dtype = torch.bfloat16) -> None:
         """Write a checkpoint folder that `from_pretrained` reads; ``dtype`` is that of the numbers on disk.
@@ -177,7 +184,9 @@ class LatentDiffusion:
         return self.conditioner.read(prompts)
 
     @torch.no_grad()
-    def condition(self, prompts: Sequence[Any], size: int | tuple[int, int] | None = None) -> Conditioning:
+    def condition(
+        self, prompts: Sequence[Any], size: int | tuple[int, int] | None = None, **about: Any
+    ) -> Conditioning:
         """What each picture is to show.
 
         Parameters
@@ -187,6 +196,8 @@ class LatentDiffusion:
             made of them. "" is the blank condition of every model, and the only one of an unconditional model.
         size
             of the pictures, as in `latent_shape`; some models are asked for a size in the condition.
+        about
+            what else this model's conditioner reads: ``original`` and ``crop`` for SDXL, see `TwoTextConditioner`.
 
         Raises
         ------
@@ -197,8 +208,8 @@ class LatentDiffusion:
         """
         refuse_one(prompts)
         if prompts and all(isinstance(prompt, str) and not prompt for prompt in prompts):
-            return self.conditioner.blank(len(prompts), self._pixels(size))
-        return self.conditioner(prompts, self._pixels(size))
+            return self.conditioner.blank(len(prompts), self._pixels(size), **about)
+        return self.conditioner(prompts, self._pixels(size), **about)
 
     def denoiser(self, cond: Conditioning, levels: Sequence[Level] | None = None) -> NetworkDenoiser:
         """The network under a condition, as a function of a noisy sample and its level.
@@ -291,6 +302,7 @@ class LatentDiffusion:
         negative: Any = "",
         size: int | tuple[int, int] | None = None,
         edit: Edit | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> Iterator[Step]:
         """Draw pictures, and let every step be watched. `decode` the last step's ``x`` for the pictures.
 
@@ -310,6 +322,8 @@ class LatentDiffusion:
         edit
             a picture to start from, and what may change in it: image to image, inpainting, outpainting. A network that
             was trained for one of these is told of it; one that edits by instruction can do nothing else.
+        about
+            as in `condition`; the same for the prompts and for what to steer away from.
 
         Raises
         ------
@@ -331,7 +345,7 @@ class LatentDiffusion:
         noise = initial_noise(seeds, shape).to(self.device)
         start = begin(edit, noise, levels(self.schedule, steps, spacing), self)
         pixels = (shape[1] * self.codec.factor, shape[2] * self.codec.factor)
-        cond, blank = self.condition(prompts, pixels), self.condition([negative], pixels)
+        cond, blank = (self.condition(each, pixels, **(about or {})) for each in (prompts, [negative]))
         towards, away = (self.denoiser(each.beside(start.concat), start.levels) for each in (cond, blank))
         if start.concat is not None and start.image_guidance is not None:
             nothing = self.denoiser(blank.beside(torch.zeros_like(start.concat)), start.levels)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ldm_edu.files import atomic_write_text
 from ldm_edu.grading.items import LESSONS
-from ldm_edu.grading.verdict import judge, outcomes
+from ldm_edu.grading.verdict import tried
 
 PAGE = Path(__file__).resolve().parent.parent / "CONTRIBUTING.md"
 HEADER = ("lesson", "items", "points", "minutes", "right answers", "passed", "wrong answers", "diagnosed")
@@ -33,7 +33,7 @@ def counted() -> tuple[list[str], list[float]]:
 def _item(item, seconds: list[float]) -> Iterator[int]:
     def verdict(answer):
         start = time.perf_counter()
-        found = judge(item, outcomes(item, answer, ours=True))
+        found = tried(item, answer, ours=True)
         seconds.append(time.perf_counter() - start)
         return found
 

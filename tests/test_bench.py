@@ -50,7 +50,7 @@ def test_both_steps_learn_the_same() -> None:
     pytest.importorskip("diffusers")
     data, theirs, ours = step_input(TOY, 4, seed=0), diffusers_unet(TOY.unet), bench.UNet(TOY.unet)
     ours.load_state_dict(bench.convert(theirs.state_dict(), bench.unet_pairs(TOY.unet)))
-    mine = bench.training_step(ours, ours, data, tuned=True)
+    mine = bench.training_step(bench.forward_of(ours), ours, data, tuned=True)
     other = bench.training_step(bench.sample_of(theirs), theirs, data, tuned=False)
     losses = [(mine(), other()) for _ in range(4)]
     assert losses[-1][0] < losses[0][0]

@@ -173,6 +173,17 @@ def test_long_prompts_and_weights_count(place: Path, toy: Path) -> None:
     assert all(np.abs(x - y).max() > 0 for i, x in enumerate(seen) for y in seen[:i])
 
 
+def test_notation_that_is_not_supported_is_said(place: Path, toy: Path) -> None:
+    prompts = ["a cat AND a dog", "[cat:dog:0.5]", "<lora:style:0.8> a cat", "a cat BREAK a dog"]
+    options = ("--steps", "1", "--guidance", "1", "--negative", "ugly", "--sampler", "dpmpp_2s_ancestral")
+    done = run("generate", *prompts, "--model", toy, "--out", "out", *options, cwd=place)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("ldm-edu: ")]
+    assert len(said) == 5
+    for line, words in zip(said, ("AND", "[cat:dog:0.5]", "<lora:style:0.8>", "BREAK", "'ugly'"), strict=True):
+        assert words in line
+
+
 def test_a_picture_does_not_depend_on_how_long_its_neighbours_prompts_are(place: Path, toy: Path) -> None:
     run("generate", "red apple", "b " * 30, "c " * 60, "d", "--model", toy, "--steps", "4", "--out", "many", cwd=place)
     with Image.open(place / "many" / "red-apple-0.png") as picture:

@@ -1,6 +1,7 @@
 """Whole notebooks through the grader: solutions, stubs, every wrong answer, and notebooks that mean harm."""
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -65,11 +66,9 @@ def as_learner_code(lesson: str) -> str:
     source = Path(str(module.__file__)).read_text(encoding="utf-8")
     parts = "class Part:\n    def __init__(self, *args, **named):\n        self.args = args\n"
     parts += "        self.id = args[0] if args else ''\n        self.__dict__.update(named)\n\n"
-    parts += "Case = Item = Mistake = Part\n"
-    parts += (
-        "def gaussian(*shape, seed=0):\n    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))\n"
-    )
-    source = source.replace("from ldm_edu.grading.item import Case, Item, Mistake, gaussian", parts)
+    parts += "Case = Item = Mistake = Part\n"  # what draws the cases is not called by an answer
+    source = re.sub(r"from ldm_edu.grading.draw import .*\n", "", source)
+    source = source.replace("from ldm_edu.grading.item import Case, Item, Mistake", parts)
     assert "ldm_edu" not in source.replace("`ldm_edu", "")
     # in a function, so that an answer of the same name does not get in the way of the wrong ones built on it
     return f"def learn():\n{indent(source, '    ')}\n    return ITEMS\n\nLEARNED_{lesson} = learn()"

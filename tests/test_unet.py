@@ -32,7 +32,7 @@ def test_a_context_that_it_cannot_read() -> None:
 
 
 def test_the_first_level_is_as_wide_as_the_first_convolution() -> None:
-    with pytest.raises(ValueError, match=r"mults=\(2, 4\) must begin with 1.*for levels of \(32, 64\) channels"):
+    with pytest.raises(ValueError, match=r"mults=\(2, 4\) must begin with 1.*for levels of \[32, 64\] channels"):
         UNetConfig(channels=16, mults=(2, 4), depth=(0, 1), groups=4)
     assert UNet(UNetConfig(channels=32, mults=(1, 2), depth=(0, 1), groups=4))
 

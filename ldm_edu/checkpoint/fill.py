@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from ldm_edu.config import Preset
 from ldm_edu.families.family import Part
 from ldm_edu.layouts.pair import Format, Pair, all_ours, to_ours
-from ldm_edu.weights.errors import CheckpointError, listed
+from ldm_edu.weights.errors import CheckpointError, listed, printable
 from ldm_edu.weights.fit import check_fit, refuse_nan
-from ldm_edu.weights.mapped import Stored, WeightFile
+from ldm_edu.weights.mapped import Stored, WeightFile, open_weights
 
+BUFFERS = ("position_ids",)  # tensors that some versions of a library saved, and no network needs
 Weights = Literal["ema", "last"]  # which copy of the network: the average over training, or the last step's
 
 
@@ -35,6 +36,25 @@ class Entry:
         return self.file.tensors[self.name]
 
 
+def entries_of(files: Iterable[Path]) -> dict[str, Entry]:
+    """The tensors of one network that is stored in some files, by their names there.
+
+    Raises
+    ------
+    CheckpointError
+        if a file is damaged, or two hold a tensor of the same name.
+    """
+    entries: dict[str, Entry] = {}
+    for path in files:
+        file = open_weights(path)
+        if twice := sorted(entries.keys() & file.tensors.keys()):
+            raise CheckpointError(
+                f"{path} repeats {printable(twice[0])} of another file; remove this part and copy it again, whole."
+            )
+        entries |= {name: Entry(file, name) for name in file.tensors}
+    return entries
+
+
 @dataclass(frozen=True)
 class StoredPart:
     """The tensors of one network: ``entries`` under their layout's names, ``pairs`` which of them is which of ours."""
@@ -42,6 +62,7 @@ class StoredPart:
     what: str  # for messages: "the unet of sd.safetensors"
     entries: Mapping[str, Entry]
     pairs: list[Pair]
+    option: str = ""  # of the command line, which takes this network from another file
 
     @property
     def missing(self) -> list[str]:
@@ -67,7 +88,8 @@ class StoredPart:
             if one is missing, or is not of this network.
         """
         if not self.entries:
-            raise CheckpointError(f"{self.what} is not there; take the whole model, or a file that has this part too.")
+            other = f", or give one by itself: --{self.option} FILE" if self.option else ""
+            raise CheckpointError(f"{self.what} is not there; take a file of the whole model{other}.")
         for problem, names in {"missing": self.missing, "not of this model": self.unexpected}.items():
             if names:
                 raise CheckpointError(

@@ -1,6 +1,5 @@
 """Models of the Hugging Face hub, by their id: from the user's cache, or downloaded where there is a network."""
 
-import json
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatch
@@ -11,6 +10,7 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 
 from ldm_edu.families import FAMILIES
 from ldm_edu.weights.errors import PICKLES, CheckpointError
+from ldm_edu.weights.untrusted import read_json
 
 STEMS = {part.folder: part.stem for family in FAMILIES for part in family.parts if part.folder}  # by folder
 NETWORKS = {part.folder for family in FAMILIES for part in family.parts if part.name == family.network} - {""}
@@ -107,11 +107,8 @@ def _missing(folder: Path | None) -> list[str]:
     if folder is None or not (folder / ALWAYS[0]).is_file():
         wanted = list(USUAL)
     else:
-        try:
-            index = json.loads((folder / ALWAYS[0]).read_bytes())
-        except (ValueError, RecursionError):
-            index = {}
-        wanted = [each for each in STEMS if isinstance(index, dict) and each in index] or list(USUAL)
+        index = read_json(folder / ALWAYS[0])
+        wanted = [each for each in STEMS if each in index] or list(USUAL)
     names = [*ALWAYS, *(f"{each}/config.json" for each in wanted)]
     missing = [name for name in names if folder is None or not (folder / name).is_file()]
     for each in wanted:

@@ -18,8 +18,10 @@ from ldm_edu.config import Preset, from_dict, to_dict
 from ldm_edu.families import FAMILIES, PRESETS, family_named, family_of
 from ldm_edu.files import atomic_write_all
 from ldm_edu.layouts.clip import current_name
-from ldm_edu.weights.errors import CheckpointError, hint_of_pickles, listed
-from ldm_edu.weights.files import Tensors, read_file, save_file
+from ldm_edu.weights.errors import CheckpointError, hint_of_pickles, listed, printable
+from ldm_edu.weights.files import Tensors, save_file
+from ldm_edu.weights.mapped import open_weights
+from ldm_edu.weights.untrusted import read_json
 
 FORMAT = "ldm-edu/1"
 SHARD_BYTES = 15 * 2**20
@@ -98,18 +100,17 @@ def load_preset(folder: Path) -> Preset:
         raise CheckpointError(
             f"{folder} holds no checkpoint: it has no config.json. Check the path.{hint_of_pickles(folder)}"
         )
-    try:
-        values = json.loads(path.read_bytes())
-        found = values.pop("format", None)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not a readable config ({error}); copy the checkpoint anew.") from error
+    values = read_json(path)
+    found = values.pop("format", None)
     if found != FORMAT:
         raise CheckpointError(
-            f"{path} says format {found!r}, and this version reads {FORMAT!r}; use a checkpoint that ldm-edu saved, or "
-            "another version of ldm-edu."
+            f"{path} says format {printable(repr(found))}, and this version reads {FORMAT!r}; use a checkpoint that "
+            "ldm-edu saved, or another version of ldm-edu."
         )
     if "kind" in values:
-        raise CheckpointError(f"{path} describes a {values['kind']!r}, which draws nothing; give a model's folder.")
+        raise CheckpointError(
+            f"{path} describes a {printable(repr(values['kind']))}, which draws nothing; give a model's folder."
+        )
     try:
         return preset_from(values)
     except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -146,10 +147,10 @@ def load_tensors(folder: Path, part: str, *, dtype: torch.dtype = torch.float32)
     """
     tensors: Tensors = {}
     for path in files_of(folder, part):
-        shard = read_file(path, dtype=dtype)
-        if twice := sorted(tensors.keys() & shard.keys()):
-            raise CheckpointError(f"{path} repeats {twice[0]} of another file; remove this part and copy it anew.")
-        tensors |= {current_name(name): tensor for name, tensor in shard.items()}
+        file = open_weights(path)
+        if twice := sorted(tensors.keys() & file.tensors.keys()):
+            raise CheckpointError(f"{path} repeats {twice[0]} of another file; remove this part and copy it again.")
+        tensors |= {current_name(name): file.read(name, dtype=dtype) for name in file.tensors}
     return tensors
 
 
@@ -221,7 +222,7 @@ def files_of(folder: Path, part: str) -> list[Path]:
     total = int(totals.pop())
     wanted = {f"{part}-{i:05}-of-{total:05}.safetensors" for i in range(1, total + 1)}
     if names != {f"{part}.safetensors"} and (missing := sorted(wanted - names)):
-        raise CheckpointError(f"{folder} lacks {listed(missing)} of {total} files of {part}; copy it anew, whole.")
+        raise CheckpointError(f"{folder} lacks {listed(missing)} of {total} files of {part}; copy it again, whole.")
     return found
 
 

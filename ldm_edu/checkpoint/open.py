@@ -1,18 +1,20 @@
 """Which model a path or a name means: our own folder, a diffusers folder, or one file."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ldm_edu.checkpoint.diffusers_folder import is_of_diffusers, open_diffusers_folder
-from ldm_edu.checkpoint.fill import Checkpoint, Entry, StoredPart, Weights, pairs_of
+from ldm_edu.checkpoint.fill import Checkpoint, StoredPart, Weights, entries_of, pairs_of
 from ldm_edu.checkpoint.find import find_checkpoint
 from ldm_edu.checkpoint.io import files_of, load_preset
+from ldm_edu.checkpoint.part import with_part
 from ldm_edu.checkpoint.single_file import open_single_file
 from ldm_edu.config import Prediction, Preset, to_dict
 from ldm_edu.families import family_of
 from ldm_edu.weights.errors import CheckpointError, listed
-from ldm_edu.weights.mapped import open_weights
+from ldm_edu.weights.untrusted import refuse_special
 
 P = TypeVar("P", bound=Preset)
 
@@ -23,6 +25,7 @@ def open_checkpoint(
     preset: Preset | None = None,
     weights: Weights | None = None,
     prediction: Prediction | None = None,
+    parts: Mapping[str, str | Path | None] | None = None,
 ) -> Checkpoint:
     """Look into a checkpoint without reading its numbers.
 
@@ -30,6 +33,8 @@ def open_checkpoint(
     ----------
     name, preset, weights, prediction
         as in `LatentDiffusion.from_pretrained`.
+    parts
+        networks that are taken from elsewhere: "vae" or "text" to a file or a folder; None: the model's own.
 
     Raises
     ------
@@ -38,9 +43,15 @@ def open_checkpoint(
         another question: `Checkpoint.check`.
     """
     path = find_checkpoint(name)
+    refuse_special(path)
     opened = open_single_file if path.is_file() else open_diffusers_folder if is_of_diffusers(path) else _open_ours
     found = opened(path, preset, weights)
-    return found if prediction is None else replace(found, preset=replace(found.preset, prediction=prediction))
+    for option, place in (parts or {}).items():
+        if place is not None:
+            found = with_part(found, option, Path(place).expanduser())
+    if prediction is None:
+        return found
+    return replace(found, preset=replace(found.preset, prediction=prediction), notes=[])
 
 
 def loaded_files(path: Path, weights: Weights | None = None) -> list[Path]:
@@ -72,16 +83,9 @@ def _open_ours(path: Path, preset: Preset | None, weights: Weights | None) -> Ch
         )
     parts = {}
     for part in family_of(saved).parts_of(saved):
-        entries: dict[str, Entry] = {}
-        for place in files_of(path, part.name):
-            file = open_weights(place)
-            if twice := sorted(entries.keys() & file.tensors.keys()):
-                raise CheckpointError(
-                    f"{place} repeats {twice[0]} of another file; remove this part and copy it again."
-                )
-            entries |= {name: Entry(file, name) for name in file.tensors}
+        entries = entries_of(files_of(path, part.name))
         pairs = pairs_of(part, saved, "ldm-edu", entries)
-        parts[part.name] = StoredPart(f"the {part.name} of {path}", entries, pairs)
+        parts[part.name] = StoredPart(f"the {part.name} of {path}", entries, pairs, part.option)
     return Checkpoint(path, "ldm-edu", saved, parts)
 
 

@@ -1,6 +1,5 @@
 """One file with every network in it, as the first release of a model has it."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -14,6 +13,7 @@ from ldm_edu.families import FAMILIES, family_of
 from ldm_edu.families.family import Family, Part
 from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.weights.mapped import WeightFile, open_weights
+from ldm_edu.weights.untrusted import parse_json
 
 AVERAGED = "model_ema."  # a second copy of the network in some files, averaged over training
 NOTE = "ldm_edu.preset"  # in the metadata of the files that we write: the preset, where shapes do not tell it
@@ -54,7 +54,8 @@ def open_single_file(path: Path, preset: Preset | None = None, weights: Weights 
         pairs = pairs_of(part, preset, "original", entries)
         if ema:
             pairs = [replace(pair, theirs=averaged_name(pair.theirs)) for pair in pairs]
-        parts[part.name] = StoredPart(f"the {part.name} in the file {path}, taken for {preset.name}", entries, pairs)
+        what = f"the {part.name} in the file {path}, taken for {preset.name}"
+        parts[part.name] = StoredPart(what, entries, pairs, part.option)
         used += [entry.name for entry in entries.values()]
     if not used:
         raise CheckpointError(_without(path, preset, file))
@@ -106,8 +107,8 @@ def _noted_preset(file: WeightFile) -> Preset | None:
     if NOTE not in file.metadata:
         return None
     try:
-        return preset_from(json.loads(file.metadata[NOTE]))
-    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
+        return preset_from(parse_json(file.metadata[NOTE]))
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"{file.path} describes no model: {error}. Convert it again.") from error
 
 

@@ -20,6 +20,9 @@ from ldm_edu.cli.plan import plan
 from ldm_edu.cli.train import train
 from ldm_edu.cli.verify import verify
 from ldm_edu.extras import extras
+from ldm_edu.weights.errors import printable
+
+MAX_SENTENCE = 4000  # letters of an error, which may name what a file holds
 
 app = typer.Typer(
     name="ldm-edu",
@@ -60,5 +63,5 @@ def main() -> None:
         with extras():
             app(prog_name="ldm-edu")
     except (ValueError, OSError) as error:
-        typer.echo(f"ldm-edu: {error}", err=True)
+        typer.echo(f"ldm-edu: {printable(error, MAX_SENTENCE)}", err=True)
         sys.exit(2)

@@ -5,12 +5,21 @@ from typing import Annotated, Literal
 
 import typer
 
+from ldm_edu.config import Prediction
+
 Weights = Annotated[
     Literal["ema", "last"] | None,
     typer.Option(
         "--weights", help="Which copy of the U-Net, where a file has two: averaged over training, or the last step's."
     ),
 ]
+
+Predicts = Annotated[
+    Prediction | None,
+    typer.Option("--prediction", help="What the network predicts; left out: what the checkpoint says."),
+]
+Vae = Annotated[str | None, typer.Option("--vae", metavar="FILE", help="Another autoencoder: a file or a folder.")]
+Text = Annotated[str | None, typer.Option("--text", metavar="FILE", help="Another text encoder: a file or a folder.")]
 
 
 def convert(
@@ -25,6 +34,9 @@ def convert(
         typer.Option(help="Of the numbers; left out: as they are stored, so that nothing is lost."),
     ] = None,
     weights: Weights = None,
+    prediction: Predicts = None,
+    vae: Vae = None,
+    text: Text = None,
 ) -> None:
     """Write a checkpoint in another layout; there and back gives the same numbers, bit for bit.
 
@@ -37,7 +49,9 @@ def convert(
     from ldm_edu.layouts.pair import Format
 
     format: Format = "original" if to == "compvis" else to
-    found = open_checkpoint(source, weights=weights)
+    found = open_checkpoint(source, weights=weights, prediction=prediction, parts={"vae": vae, "text": text})
+    for note in found.notes:
+        typer.echo(f"ldm-edu: {source}: {note}", err=True)
     convert_checkpoint(found, out, format, dtype=getattr(torch, dtype) if dtype else None)
     count = sum(part.parameters for part in found.parts.values())
     typer.echo(f"{out}: {found.preset.name}, {count:,} parameters, from {found.format} to {format}")

@@ -1,15 +1,17 @@
 """What ``ldm-edu inspect`` says of a checkpoint: read from names and shapes alone, whatever its size."""
 
-import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ldm_edu.paths import checkpoints_dir
+from ldm_edu.weights.errors import printable
 
 if TYPE_CHECKING:
     from ldm_edu.checkpoint.fill import Checkpoint, StoredPart, Weights
+    from ldm_edu.config import Prediction
     from ldm_edu.weights.mapped import WeightFile
 
 FORMATS = {
@@ -20,7 +22,12 @@ FORMATS = {
 SHOWN = 8  # names of a kind; the rest is counted
 
 
-def describe(name: str, weights: "Weights | None" = None) -> tuple[list[str], bool]:
+def describe(
+    name: str,
+    weights: "Weights | None" = None,
+    prediction: "Prediction | None" = None,
+    parts: "Mapping[str, str | Path | None] | None" = None,
+) -> tuple[list[str], bool]:
     """What a checkpoint is, as lines, and whether it can be loaded.
 
     Raises
@@ -34,18 +41,21 @@ def describe(name: str, weights: "Weights | None" = None) -> tuple[list[str], bo
     from ldm_edu.checkpoint.single_file import copies
     from ldm_edu.weights.errors import CheckpointError
     from ldm_edu.weights.mapped import open_weights
+    from ldm_edu.weights.untrusted import refuse_special
 
     path = find_checkpoint(name)
+    refuse_special(path)
+    opened = partial(open_checkpoint, path, prediction=prediction, parts=parts)
     if path.is_dir():
-        return _loadable(open_checkpoint(path, weights=weights))
+        return _loadable(opened(weights=weights))
     file = open_weights(path)
     if (adapter := kind_of_adapter(file)) is not None:
         return [f"{path}: {adapter.title}", *adapter.describe(file)], True
     both = copies(file.tensors) if weights is None else []
     try:
         if len(both) < 2:
-            return _loadable(open_checkpoint(path, weights=weights))
-        return _with_two_copies(path)
+            return _loadable(opened(weights=weights))
+        return _with_two_copies({weights: opened(weights=weights) for weights in ("last", "ema")})
     except CheckpointError as error:
         return [*_foreign(file), "", f"cannot be loaded: {error}"], False
 
@@ -76,17 +86,16 @@ def describe_classifier(folder: Path) -> list[str]:
 
 
 def _is_of_classifier(folder: Path) -> bool:
+    from ldm_edu.weights.errors import CheckpointError
+    from ldm_edu.weights.untrusted import read_json
+
     try:
-        values = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return (folder / "config.json").is_file() and read_json(folder / "config.json").get("kind") == "classifier"
+    except CheckpointError:  # said by whatever reads the folder next
         return False
-    return isinstance(values, dict) and values.get("kind") == "classifier"
 
 
-def _with_two_copies(path: Path) -> tuple[list[str], bool]:
-    from ldm_edu.checkpoint.open import open_checkpoint
-
-    found = {weights: open_checkpoint(path, weights=weights) for weights in ("last", "ema")}
+def _with_two_copies(found: "dict[str, Checkpoint]") -> tuple[list[str], bool]:
     parts = {f"unet ({weights})": checkpoint.parts["unet"] for weights, checkpoint in found.items()}
     parts |= {part: entries for part, entries in found["last"].parts.items() if part != "unet"}
     ignored = sorted(set(found["last"].ignored) & set(found["ema"].ignored))
@@ -148,11 +157,11 @@ def _foreign(file: "WeightFile") -> Iterator[str]:
     yield f"{file.path}: {len(file.tensors):,} tensors, {sum(counts.values()):,} numbers"
     yield ""
     for first, count in counts.most_common(SHOWN):
-        yield f"{first[:30]:<32}{tensors[first]:>9,}{count:>16,}"
+        yield f"{printable(first, 27):<32}{tensors[first]:>9,}{count:>16,}"
     if len(counts) > SHOWN:
         yield f"and {len(counts) - SHOWN} more"
 
 
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return ", ".join(printable(name) for name in names[:SHOWN]) + more

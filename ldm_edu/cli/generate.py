@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import ldm_edu
-from ldm_edu.cli.convert import Weights
+from ldm_edu.cli.convert import Predicts, Text, Vae, Weights
 from ldm_edu.cli.edits import by_instruction, make_edit, parse_size
 from ldm_edu.cli.output import Order, captions, check_places, save_pictures
-from ldm_edu.config import SamplerName, Spacing
+from ldm_edu.config import Prediction, SamplerName, Spacing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,6 +44,9 @@ def generate(
         str, typer.Option(help="A shipped checkpoint, a checkpoint's folder, or a file of Stable Diffusion 1.x.")
     ] = "emoji",
     copy: Weights = None,
+    prediction: Predicts = None,
+    vae: Vae = None,
+    text: Text = None,
     steps: Annotated[
         int | None, typer.Option(help="Steps from noise to picture, 1 to 1000; left out: what suits the model.")
     ] = None,
@@ -122,7 +125,9 @@ def generate(
     from ldm_edu.prompts import remarks
     from ldm_edu.samplers import SAMPLERS
 
-    pipeline = load(model, device, dtype, copy, adapters=adapter or ())
+    pipeline = load(model, device, dtype, copy, prediction=prediction, vae=vae, text=text, adapters=adapter or ())
+    for sentence in pipeline.notes:
+        typer.echo(f"ldm-edu: {model}: {sentence}", err=True)
     if tile is not None:
         pipeline.codec.check_tile(tile)
     different = list(dict.fromkeys([*prompts, negative]))
@@ -148,8 +153,8 @@ def generate(
         weights = meanwhile.submit(_fingerprint, model, copy)  # gigabytes take seconds
         frames = _draw(pipeline, orders, read, every_step=film is not None, tile=tile, edit=edit, **how)
     settings = {"model": model, "weights": weights.result(), **said, "size": "{}x{}".format(*frames[-1][0].size)}
-    if copy is not None:
-        settings["copy"] = copy
+    otherwise = {"copy": copy, "prediction": prediction, "vae": vae, "text": text}
+    settings |= {name: value for name, value in otherwise.items() if value is not None}
     if adapter:
         settings["adapters"] = ", ".join(adapter)
     if edit is not None:
@@ -170,6 +175,9 @@ def load(
     dtype: Dtype = "float32",
     copy: Literal["ema", "last"] | None = None,
     *,
+    prediction: Prediction | None = None,
+    vae: str | None = None,
+    text: str | None = None,
     adapters: Sequence[str] = (),
 ) -> "LatentDiffusion":
     """A checkpoint by name, folder or file, to draw with; on the GPU where there is one and no other device is named.
@@ -194,7 +202,15 @@ def load(
         ) from error
     if dtype == "float16" and torch.device(place).type == "cpu":
         raise ValueError("--dtype float16 is many times slower on a CPU than float32; take bfloat16, of the same size")
-    pipeline = LatentDiffusion.from_pretrained(model, weights=copy, device=place, dtype=getattr(torch, dtype))
+    pipeline = LatentDiffusion.from_pretrained(
+        model,
+        weights=copy,
+        prediction=prediction,
+        vae=vae,
+        text=text,
+        device=place,
+        dtype=getattr(torch, dtype),
+    )
     for named in adapters:
         attach(pipeline, *_file_and_scale(named))
     return pipeline.pack()

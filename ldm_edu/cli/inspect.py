@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
-from ldm_edu.cli.convert import Weights
+from ldm_edu.cli.convert import Predicts, Text, Vae, Weights
 from ldm_edu.config import Preset, TextConfig
 from ldm_edu.paths import checkpoints_dir
+from ldm_edu.weights.errors import printable
+
+MAX_SHOWN = 2000  # letters of what a picture says of itself
 
 
 def inspect(
@@ -17,6 +20,9 @@ def inspect(
         typer.Argument(help="A preset, a checkpoint's file, folder or hub id, or a .png that was drawn."),
     ] = None,
     weights: Weights = None,
+    prediction: Predicts = None,
+    vae: Vae = None,
+    text: Text = None,
     list_: Annotated[bool, typer.Option("--list", help="Name every preset, by model family.")] = False,
 ) -> None:
     """Say what a model is made of, part by part, without loading any weights; or how a picture was drawn.
@@ -47,7 +53,7 @@ def inspect(
             f"{model!r} is neither a preset ({', '.join(PRESETS)}) nor a checkpoint; the shipped ones lie in "
             f"{checkpoints_dir()}."
         )
-    lines, loadable = describe(model, weights)
+    lines, loadable = describe(model, weights, prediction, {"vae": vae, "text": text})
     typer.echo("\n".join(lines))
     if not loadable:
         raise typer.Exit(1)
@@ -86,8 +92,7 @@ def _drawn(path: Path) -> Iterator[str]:
 
 def _shown(value: object) -> str:
     """A value of a file that anybody may have made: signs that a terminal would obey are spelt out."""
-    text = str(value)
-    return text if text.isprintable() else repr(text)
+    return printable(value, MAX_SHOWN)
 
 
 def _families() -> Iterator[str]:

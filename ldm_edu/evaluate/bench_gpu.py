@@ -102,7 +102,7 @@ def bench_step(preset: UNetPreset, roof: float, *, size: int, rounds: int, devic
     for form in (EAGER, GRAPH, COMPILED):
         unet = our_unet(preset.unet, halved)
         if form != EAGER:
-            ready(unet, compiled=form == COMPILED)
+            ready(unet, "step", compiled=form == COMPILED)
         steps[form] = guided_step(unet, preset, x, contexts)
     steps[THEIRS] = their_guided_step(their_unet(preset.unet, halved), preset, x, contexts)
     for form, how in THEIR_COMPILERS.items():
@@ -162,7 +162,7 @@ def bench_growth(preset: UNetPreset, *, sizes: tuple[int, int], rounds: int, dev
     """A guided step at two sizes, replayed but not compiled."""
     torch.manual_seed(0)
     unet = UNet(preset.unet).to(device, torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    ready(unet.eval(), compiled=False)
+    ready(unet.eval(), "step", compiled=False)
     inputs = {size: [tensor.to(device) for tensor in step_inputs(preset, size, 0)] for size in sizes}
     steps = {size: finished(burst(guided_step(unet, preset, *inputs[size])), device) for size in sizes}
     return growth(preset, steps, rounds, BURST)
@@ -173,9 +173,9 @@ def bench_picture(preset: UNetPreset, *, size: int, rounds: int, device: str, st
     model = LatentDiffusion.from_preset(preset).to(device, torch.bfloat16)
     if model.autoencoder is None:
         raise ValueError(f"{preset.name} has no decoder; use a preset with an autoencoder")
-    for module in (model.unet, model.autoencoder.decoder):
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        ready(module, compiled=True)
+    for module, method in ((model.unet, "step"), (model.autoencoder.decoder, "forward")):
+        module.to(memory_format=torch.channels_last)
+        ready(module, method, compiled=True)
 
     def draw() -> Tensor:
         *_, last = model.generate(["an astronaut riding a horse"], seeds=[0], steps=steps, sampler=ddim, size=size)
@@ -233,12 +233,15 @@ def bench_training(preset: UNetPreset, roof: float, *, size: int, batch: int, ro
     )
 
 
-def ready(network: Any, *, compiled: bool) -> None:
-    """Make a network on a GPU ready to draw: self-attention fused, compiled if asked for, launches replayed."""
+def ready(network: torch.nn.Module, method: str, *, compiled: bool) -> None:
+    """Make a network on a GPU ready to draw: self-attention fused, compiled if asked for, launches replayed.
+
+    ``method`` is what draws: "step" of a network that predicts noise, "forward" of a decoder.
+    """
     fuse(network)
     if compiled:
-        network.step = torch.compile(network.step, **OUR_COMPILER)
-    record_launches(network)
+        setattr(network, method, torch.compile(getattr(network, method), **OUR_COMPILER))
+    record_launches(network, method)
 
 
 def burst(step: Callable[[], object]) -> Callable[[], object]:

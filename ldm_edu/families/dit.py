@@ -3,10 +3,9 @@
 Sampling here differs from the authors' in two points. Guidance steers all four channels, as in diffusers' pipeline; the
 authors' `forward_with_cfg` steers the first three. And the learned variance is left out: a sampler has its own.
 
-The authors publish the network alone, in a file without an autoencoder. Read a diffusers folder instead, or one file
-with both networks, as `ldm-edu convert` writes it. A file of their train.py is a pickle with the weights twice
-(``model``, and the average over training, ``ema``) and with arguments that are not weights, so the file is refused:
-save ``ema`` in a file of its own first.
+The authors publish the network alone: give Stable Diffusion's autoencoder with ``--vae``, or read a diffusers folder,
+or one file with both networks, as `ldm-edu convert` writes it. A file of their train.py holds the weights twice
+(``model``, and the average over training, ``ema``): the average is taken.
 """
 
 import math
@@ -30,7 +29,6 @@ from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.weights.mapped import WeightFile
 
 PIPELINE = "DiTPipeline"
-AUTOENCODER_PREFIX = "first_stage_model."
 SIZES = {
     "s": (12, 384, 6),
     "b": (12, 768, 12),
@@ -78,24 +76,12 @@ def conditioner(preset: DiTPreset, networks: Networks) -> Conditioner:
 
 
 def recognise(file: WeightFile) -> DiTPreset | None:
-    """The preset, by the shapes of the tensors.
-
-    Raises
-    ------
-    CheckpointError
-        if the file holds the network alone.
-    """
+    """The preset, by the shapes of the tensors."""
     try:
         dit = _config({name: stored.shape for name, stored in file.tensors.items()})
     except (KeyError, ValueError, ArithmeticError):
         return None
-    preset = _preset(dit, AutoencoderConfig(), "dit")
-    if not any(name.startswith(AUTOENCODER_PREFIX) for name in file.tensors):
-        raise CheckpointError(
-            f"{file.path} holds the network of {preset.name} and no autoencoder, as its authors publish it; take the "
-            "diffusers folder of this model, which has both."
-        )
-    return preset
+    return _preset(dit, AutoencoderConfig(), "dit")
 
 
 def _config(shapes: Mapping[str, tuple[int, ...]]) -> DiTConfig:

@@ -47,6 +47,7 @@ class Part:
     stem: str = "diffusion_pytorch_model"  # of the weights' files there
     prefix: str | None = None  # of its tensors' names in the one file of the original; None: no place
     other_prefixes: tuple[str, ...] = ()  # of the same names in the files of other tools
+    option: str = ""  # by which another file's network is taken, as ``vae`` in --vae FILE; "": there is none
     float16: bool = True  # False: numbers beyond float16's range occur, so the network runs in float32 instead
 
 

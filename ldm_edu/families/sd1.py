@@ -3,14 +3,28 @@
 import dataclasses
 from functools import partial
 
-from ldm_edu.config import AutoencoderConfig, Beside, TextConfig, UNetConfig, UNetPreset
+import torch
+from torch import Tensor
+
+from ldm_edu.config import (
+    AutoencoderConfig,
+    Beside,
+    Prediction,
+    Preset,
+    ScheduleConfig,
+    TextConfig,
+    UNetConfig,
+    UNetPreset,
+)
 from ldm_edu.families.family import Family, Folder
 from ldm_edu.families.unet_parts import (
     autoencoder_part,
     conditioner,
+    note_of,
     read_unet_folder,
     text_part,
     tokenizers,
+    told_prediction,
     unet_part,
     unet_shapes,
     write_unet_folder,
@@ -37,7 +51,8 @@ IGNORED = (
     "betas", "*alphas_cumprod*", "posterior_*", "lvlb_weights", "logvar", "scale_factor", "model_ema.decay",
     "model_ema.num_updates", "cond_stage_model.logit_scale", "cond_stage_model.text_projection",
     "cond_stage_model.transformer.logit_scale", "cond_stage_model.transformer.text_projection.weight",
-    "*embeddings.position_ids", "first_stage_model.loss.*",
+    "*embeddings.position_ids", "first_stage_model.loss.*", "*.vision_model.*",
+    "*.visual_projection.weight", "v_pred", "ztsnr",
 )  # fmt: skip
 
 
@@ -46,7 +61,24 @@ def recognise(file: WeightFile) -> UNetPreset | None:
     unet = unet_shapes(file)
     if unet is None or unet.contexts - {SD15.unet.context_dim} or unet.vector is not None:
         return None
-    return {preset.unet.in_channels: preset for preset in PRESETS}.get(unet.channels or SD15.unet.in_channels)
+    found = {preset.unet.in_channels: preset for preset in PRESETS}.get(unet.channels or SD15.unet.in_channels)
+    zero_snr = ScheduleConfig(rescale_betas_zero_snr="ztsnr" in file.tensors)
+    return found and dataclasses.replace(found, prediction=_prediction(file)[0], schedule=zero_snr)
+
+
+def notes(file: WeightFile) -> list[str]:
+    """What the network was taken to predict, and why."""
+    return [note_of(*_prediction(file))]
+
+
+def _prediction(file: WeightFile) -> tuple[Prediction, str]:
+    return told_prediction(file) or ("eps", "nothing in the file says otherwise")
+
+
+def prediction_marks(preset: Preset) -> dict[str, Tensor]:
+    """The tensors by which tools tell that a network predicts v, and that its schedule ends in pure noise."""
+    found = {"v_pred": preset.prediction == "v", "ztsnr": preset.schedule.rescale_betas_zero_snr}
+    return {name: torch.tensor(1.0) for name, stands in found.items() if stands}
 
 
 def read_folder(folder: Folder) -> UNetPreset | None:
@@ -70,4 +102,6 @@ FAMILY = Family(
     write_folder=partial(write_unet_folder, pipelines=PIPELINES),
     tokenizers=tokenizers,
     ignored=IGNORED,
+    notes=notes,
+    marks=prediction_marks,
 )

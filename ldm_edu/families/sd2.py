@@ -13,9 +13,11 @@ from ldm_edu.families.sd1 import IGNORED
 from ldm_edu.families.unet_parts import (
     autoencoder_part,
     conditioner,
+    note_of,
     read_unet_folder,
     text_part,
     tokenizers,
+    told_prediction,
     unet_part,
     unet_shapes,
     write_unet_folder,
@@ -76,22 +78,19 @@ def recognise(file: WeightFile) -> UNetPreset | None:
     if unet.channels == 7:
         raise CheckpointError(f"{file.path} is the x4 upscaler of Stable Diffusion 2; take a model that draws.")
     if unet.channels == _UNET.in_channels:
-        return SD21 if _prediction(file)[0] == "v" else SD21_BASE
+        prediction = _prediction(file)[0]
+        return SD21 if prediction == "v" else dataclasses.replace(SD21_BASE, prediction=prediction)
     return {preset.unet.in_channels: preset for preset in PRESETS[-2:]}.get(unet.channels or 0)
 
 
 def notes(file: WeightFile) -> list[str]:
     """What the network was taken to predict, and why."""
-    prediction, why = _prediction(file)
-    return [f"taken to predict {prediction}: {why}; --prediction says otherwise"]
+    return [note_of(*_prediction(file))]
 
 
 def _prediction(file: WeightFile) -> tuple[Prediction, str]:
-    named = file.metadata.get("modelspec.prediction_type")
-    if named in ("v", "v_prediction"):
-        return "v", "its header says so"
-    if named in ("eps", "epsilon"):
-        return "eps", "its header says so"
+    if (told := told_prediction(file)) is not None:
+        return told
     first = file.tensors.get("model.diffusion_model.input_blocks.0.0.weight")
     if first is not None and first.shape[1] != _UNET.in_channels:
         return "eps", "all published variants with more channels do"

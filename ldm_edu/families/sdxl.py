@@ -22,7 +22,7 @@ from ldm_edu.config import (
     ScheduleConfig,
 )
 from ldm_edu.families.family import Family, Folder, Networks, Part
-from ldm_edu.families.sd1 import IGNORED
+from ldm_edu.families.sd1 import IGNORED, prediction_marks
 from ldm_edu.families.sdxl_presets import (
     COSXL,
     PLAYGROUND25,
@@ -33,7 +33,7 @@ from ldm_edu.families.sdxl_presets import (
     SDXL_REFINER,
     SDXLPreset,
 )
-from ldm_edu.families.unet_parts import autoencoder_part, tokenizer_of, unet_part, unet_shapes
+from ldm_edu.families.unet_parts import autoencoder_part, note_of, tokenizer_of, told_prediction, unet_part, unet_shapes
 from ldm_edu.layouts import clip, openclip
 from ldm_edu.layouts.autoencoder import AUTOENCODER
 from ldm_edu.layouts.pair import Json
@@ -99,8 +99,7 @@ def recognise_refiner(file: WeightFile) -> SDXLPreset | None:
 
 def notes(file: WeightFile) -> list[str]:
     """What the network was taken to predict, and why; that nothing tells the models of few steps from the base."""
-    prediction, why = _prediction(file)
-    return [f"taken to predict {prediction}: {why}; --prediction says otherwise"]
+    return [note_of(*_prediction(file))]
 
 
 def marks(preset: SDXLPreset) -> dict[str, Tensor]:
@@ -112,8 +111,7 @@ def marks(preset: SDXLPreset) -> dict[str, Tensor]:
     if preset.prediction == "edm_v":
         ends = {"edm_vpred.sigma_max": schedule.sigma_max, "edm_vpred.sigma_min": schedule.sigma_min}
         return {name: torch.tensor(sigma) for name, sigma in ends.items()}
-    found = {"v_pred": preset.prediction == "v", "ztsnr": schedule.rescale_betas_zero_snr}
-    return {name: torch.tensor(1.0) for name, stands in found.items() if stands}
+    return prediction_marks(preset)
 
 
 def refuse_distilled(depths: tuple[int, ...], where: str) -> None:
@@ -126,12 +124,10 @@ def refuse_distilled(depths: tuple[int, ...], where: str) -> None:
 
 
 def _prediction(file: WeightFile) -> tuple[Prediction, str]:
-    for name, prediction in {"edm_mean": "edm", "edm_vpred.sigma_max": "edm_v", "v_pred": "v"}.items():
+    for name, prediction in {"edm_mean": "edm", "edm_vpred.sigma_max": "edm_v"}.items():
         if name in file.tensors:
             return prediction, f"the file is marked with {name}"  # type: ignore[return-value]
-    if file.metadata.get("modelspec.prediction_type") in ("v", "v_prediction"):
-        return "v", "its header says so"
-    return "eps", "nothing in the file says otherwise"
+    return told_prediction(file) or ("eps", "nothing in the file says otherwise")
 
 
 def _schedule_of(file: WeightFile) -> ScheduleConfig:
@@ -251,7 +247,7 @@ def _parts(prefix: str) -> tuple[Part, ...]:
     return (
         unet_part(),
         dataclasses.replace(autoencoder_part(), float16=False),
-        Part("text", "text encoder", clip.TEXT, lambda p: p.text, "text_encoder", "model", CLIP_PREFIX),
+        Part("text", "text encoder", clip.TEXT, lambda p: p.text, "text_encoder", "model", CLIP_PREFIX, (), "text"),
         Part("text2", "second text encoder", openclip.TEXT, lambda p: p.text2, "text_encoder_2", "model", prefix),
     )
 

@@ -1,6 +1,7 @@
 """The networks of the families that are a U-Net, an autoencoder and one text encoder, and their diffusers folders."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +9,7 @@ from functools import partial
 from ldm_edu.conditioners.conditioner import Conditioner
 from ldm_edu.conditioners.nothing import Unconditional
 from ldm_edu.conditioners.text import TextConditioner
-from ldm_edu.config import Beside, ClassesConfig, TextConfig, UNetPreset
+from ldm_edu.config import Beside, ClassesConfig, Prediction, TextConfig, UNetPreset
 from ldm_edu.families.family import Folder, Networks, Part
 from ldm_edu.layouts.autoencoder import AUTOENCODER
 from ldm_edu.layouts.classes import CLASSES
@@ -21,6 +22,12 @@ from ldm_edu.tokenizer import Tokenizer
 from ldm_edu.weights.errors import CheckpointError
 from ldm_edu.weights.mapped import WeightFile
 
+_NAMES: dict[str, Prediction] = {
+    "eps": "eps", "epsilon": "eps", "v": "v", "v_prediction": "v", "v-prediction": "v", "x0": "x0", "sample": "x0",
+}  # fmt: skip
+_PARAMETERIZATION = re.compile(rb"""^\s*parameterization\s*:\s*["']?(\w+)""", re.MULTILINE)
+_MAX_YAML = 2**20  # bytes of a yaml that are looked at
+
 Pipelines = Mapping[str, Beside]  # diffusers' classes: what the U-Net of each reads besides the sample
 
 
@@ -31,13 +38,14 @@ def unet_part(prefix: str = "model.diffusion_model.") -> Part:
 
 def autoencoder_part(prefix: str = "first_stage_model.") -> Part:
     """The autoencoder."""
-    return Part("autoencoder", "autoencoder", AUTOENCODER, lambda preset: preset.autoencoder, "vae", prefix=prefix)
+    config = lambda preset: preset.autoencoder  # noqa: E731
+    return Part("autoencoder", "autoencoder", AUTOENCODER, config, "vae", prefix=prefix, option="vae")
 
 
 def text_part(prefix: str, layout: Layout = TEXT, other_prefixes: tuple[str, ...] = ()) -> Part:
     """The text encoder."""
     config = lambda preset: preset.text  # noqa: E731
-    return Part("text", "text encoder", layout, config, "text_encoder", "model", prefix, other_prefixes)
+    return Part("text", "text encoder", layout, config, "text_encoder", "model", prefix, other_prefixes, "text")
 
 
 def classes_part() -> Part:
@@ -117,6 +125,31 @@ def unet_shapes(file: WeightFile) -> UNetShapes | None:
         contexts=frozenset(shape[-1] for name, shape in shapes.items() if name.endswith("attn2to_kweight")),
         vector=vector[-1] if vector else None,
     )
+
+
+def told_prediction(file: WeightFile) -> tuple[Prediction, str] | None:
+    """What a single file says its network predicts, and where it says so; None if it does not.
+
+    Three places are in use: a tensor that only marks the file, the header of the modelspec standard, and the original's
+    yaml of the same name in the same folder.
+    """
+    if "v_pred" in file.tensors:
+        return "v", "the file is marked with v_pred"
+    if (prediction := _NAMES.get(file.metadata.get("modelspec.prediction_type", ""))) is not None:
+        return prediction, "its header says so"
+    for suffix in (".yaml", ".yml"):
+        place = file.path.with_suffix(suffix)
+        if place.is_file():
+            with open(place, "rb") as yaml:
+                found = _PARAMETERIZATION.search(yaml.read(_MAX_YAML))
+            if found and (prediction := _NAMES.get(found[1].decode())) is not None:
+                return prediction, f"{place.name} says so"
+    return None
+
+
+def note_of(prediction: Prediction, why: str) -> str:
+    """The sentence on what a network is taken to predict."""
+    return f"taken to predict {prediction}: {why}; --prediction says otherwise"
 
 
 def _beside(unet: Json, where: str) -> Beside:

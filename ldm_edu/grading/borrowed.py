@@ -50,8 +50,8 @@ def _watcher(borrowed: dict[str, None], given: set[CodeType]) -> Callable[[Frame
 
     def watch(frame: FrameType, event: str, _: Any) -> None:
         if event == "call":
-            if frame.f_code in given:
-                inside.append(frame)
+            if frame.f_code in given or (frame.f_code.co_name == "<module>" and lends(frame.f_code.co_filename)):
+                inside.append(frame)  # an import runs a module, and calls nothing on the answer's behalf
             elif not inside and lends(frame.f_code.co_filename):
                 borrowed[f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname}"] = None
         elif event == "return" and inside and inside[-1] is frame:

@@ -8,45 +8,52 @@ import torch
 from torch import Tensor
 
 SHOWN = 4  # numbers of a tensor in a message
+NOISE = 2e-6  # what rounding to float32 does to a sum, relative to its largest term
+TINY = 1e-9  # where 0 is expected, this is 0
 
 
-def difference(got: Any, wanted: Any, rtol: float) -> str | None:
-    """What is wrong with ``got``, in words, or None where it equals ``wanted`` up to ``rtol`` of its largest value.
+def difference(got: Any, wanted: Any, rtol: float, noise: float = NOISE) -> str | None:
+    """What is wrong with ``got``, in words, or None where every number equals the one wanted.
 
+    A number may be off by ``rtol`` of itself and by ``noise`` of the largest one; whole numbers, and words, must agree.
     Tensors that differ are shown on lines of their own.
 
-    Numbers, NumPy arrays and tensors of any type are compared as numbers; sequences and mappings part by part.
+    Numbers, NumPy arrays, tensors of any type and lists of them are compared as numbers; a single number may come as a
+    tensor of one element; sequences and mappings are compared part by part.
     """
     if isinstance(wanted, str):
-        same = isinstance(got, str) and got.strip().casefold() == wanted.casefold()
-        return None if same else f"expected another word than {got!r}"
+        return None if isinstance(got, str) and got == wanted else f"expected {wanted!r}, got {shown(got)}"
     if isinstance(wanted, Mapping):
-        return _mappings(got, wanted, rtol)
+        return _mappings(got, wanted, rtol, noise)
     if isinstance(wanted, Sequence):
-        return _sequences(got, wanted, rtol)
+        return _sequences(got, wanted, rtol, noise)
     values, expected = as_tensor(got), as_tensor(wanted)
     assert expected is not None, f"an answer of type {type(wanted).__name__} cannot be compared"
     if values is None:
         return f"expected {kind(wanted)}, got {kind(got)}"
+    if expected.ndim == 0 and values.numel() == 1:
+        values = values.reshape(())
     if values.shape != expected.shape:
         return f"expected the shape {tuple(expected.shape)}, got {tuple(values.shape)}"
     if not values.isfinite().all() and expected.isfinite().all():
         return f"{int((~values.isfinite()).sum())} of {values.numel()} values are NaN or infinite"
-    return _numbers(values, expected, rtol)
+    counted = not wanted.is_floating_point() if isinstance(wanted, Tensor) else isinstance(wanted, int)
+    return _numbers(values, expected, *((0.0, 0.0) if counted else (rtol, noise)))
 
 
-def _numbers(values: Tensor, expected: Tensor, rtol: float) -> str | None:
+def _numbers(values: Tensor, expected: Tensor, rtol: float, noise: float) -> str | None:
     if expected.numel() == 0:
         return None
     size = expected.abs().nan_to_num(nan=0.0, posinf=0.0)  # an infinite one would let anything pass
-    scale = max(float(size.max()), 1e-12)
+    allowed = rtol * size + noise * size.max() + TINY
     error = (values - expected).abs().nan_to_num(nan=math.inf)
-    error[values == expected] = 0.0  # infinities that agree
-    if float(error.max()) <= rtol * scale:
+    error[(values == expected) | (values.isnan() & expected.isnan())] = 0.0  # infinities, or NaN, that agree
+    excess = error / allowed
+    if float(excess.max()) <= 1:
         return None
     if expected.ndim == 0:
         return f"expected {number(expected)}, got {number(values)}"
-    place = tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
+    place = tuple(int(i) for i in torch.unravel_index(excess.argmax(), excess.shape))
     return (
         f"expected {listed(expected)}\n"
         f"got {first(values)}\n"
@@ -54,35 +61,42 @@ def _numbers(values: Tensor, expected: Tensor, rtol: float) -> str | None:
     )
 
 
-def _sequences(got: Any, wanted: Sequence[Any], rtol: float) -> str | None:
-    if isinstance(got, str) or not isinstance(got, Sequence | Tensor):
+def _sequences(got: Any, wanted: Sequence[Any], rtol: float, noise: float) -> str | None:
+    if type(got).__module__ == "numpy" or isinstance(got, Tensor):
+        row = getattr(got, "ndim", 0) == 1 and not any(isinstance(part, Tensor) for part in wanted)
+        got = got.tolist() if row else got  # a batch is no list of several answers
+    if isinstance(got, str) or not isinstance(got, Sequence):
         return f"expected {len(wanted)} things, as in `return a, b`, got {kind(got)}"
     if len(got) != len(wanted):
         return f"expected {len(wanted)} things, got {len(got)}"
     for place, (one, other) in enumerate(zip(got, wanted, strict=True)):
-        if found := difference(one, other, rtol):
+        if found := difference(one, other, rtol, noise):
             return f"thing {place + 1} of {len(wanted)}: {found}"
     return None
 
 
-def _mappings(got: Any, wanted: Mapping[str, Any], rtol: float) -> str | None:
+def _mappings(got: Any, wanted: Mapping[str, Any], rtol: float, noise: float) -> str | None:
     if not isinstance(got, Mapping) or set(got) != set(wanted):
         return f"expected a dictionary with the keys {', '.join(wanted)}"
     for key, value in wanted.items():
-        if found := difference(got[key], value, rtol):
+        if found := difference(got[key], value, rtol, noise):
             return f"{key}: {found}"
     return None
 
 
 def as_tensor(value: Any) -> Tensor | None:
-    """A number, array or tensor in float64 on the CPU; None for anything else."""
+    """A number, an array, a tensor, or a list of them, in float64 on the CPU; None for anything else."""
     if isinstance(value, Tensor):
-        return value.detach().cpu().double()
-    numbers = isinstance(value, list | tuple) and all(isinstance(v, bool | int | float) for v in value)
-    if numbers or isinstance(value, bool | int | float) or type(value).__module__ == "numpy":
+        return None if value.is_complex() else value.detach().cpu().double()
+    if isinstance(value, list | tuple) and not all(isinstance(part, bool | int | float) for part in value):
+        parts = [as_tensor(part) for part in value]
+        rows = [part for part in parts if part is not None]
+        alike = len(rows) == len(parts) and len({part.shape for part in rows}) == 1
+        return torch.stack(rows) if alike else None
+    if isinstance(value, bool | int | float | list | tuple) or type(value).__module__ == "numpy":
         try:
             return torch.as_tensor(value, dtype=torch.float64)
-        except (TypeError, ValueError, RuntimeError):
+        except (TypeError, ValueError, RuntimeError, OverflowError):
             return None
     return None
 
@@ -98,8 +112,9 @@ def kind(value: Any) -> str:
 
 
 def number(value: Tensor | float) -> str:
-    """A number with four digits that count."""
-    return f"{float(value):.4g}"
+    """A number with four digits that count, a whole one with all of its digits."""
+    plain = float(value)
+    return f"{plain:.0f}" if plain.is_integer() and abs(plain) < 1e9 else f"{plain:.4g}"
 
 
 def first(values: Tensor) -> str:

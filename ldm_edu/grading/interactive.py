@@ -8,7 +8,7 @@ from pathlib import Path
 from ldm_edu.grading.item import Item
 from ldm_edu.grading.items import ITEMS
 from ldm_edu.grading.progress import Progress
-from ldm_edu.grading.verdict import Verdict, judge, outcomes
+from ldm_edu.grading.verdict import Verdict, tried
 
 
 class CheckFailed(AssertionError):  # noqa: N818 (what learners and nbgrader see: a check that failed)
@@ -60,8 +60,8 @@ def check(item_id: str, answer: object) -> None:
     NoItemError
         if there is no such item, naming those of the lesson.
     """
-    item = find(item_id)
-    verdict = judge(item, outcomes(item, answer))
+    item = find(item_id).fresh()
+    verdict = tried(item, answer)
     Progress.at(Path.cwd()).record(item, passed=verdict.passed)
     show(panel(verdict))
     if not verdict.passed:

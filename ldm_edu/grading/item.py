@@ -1,11 +1,13 @@
 """One exercise item as data: the task, the right answer, and the wrong answers worth a word of their own."""
 
+import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
+from torch import Generator
+
+from ldm_edu.grading.draw import generator
 
 Kind = Literal["implement", "debug", "investigate"]
 
@@ -22,7 +24,8 @@ class Case:
 class Mistake:
     """A plausible wrong answer: recognised by doing what it does, on every case.
 
-    ``answer`` : a function with the signature of the item, or for an investigation the wrong value.
+    ``answer`` : a function with the signature of the item, or for an investigation the wrong value. One that draws
+    random numbers stands for every answer that says something else to the same input.
     ``diagnosis`` : what went wrong and what to think about, in the second person; it does not give the answer away.
     """
 
@@ -39,11 +42,14 @@ class Item:
     id : "LESSON.NAME"; the learner's function, or value, has that name.
     title, why (it matters), kind, points, difficulty (1 to 3), minutes : as the notebook shows them.
     answer : the right answer: a function, or for an investigation a number or a word.
-    cases : the inputs, the same at every call; an investigation has none.
-    mistakes : 3 to 6 of them, told apart by the cases.
+    draw : inputs from a generator: some that read well, and at least three of drawn sizes and values, so that a typed
+        constant, an argument ignored or a size taken for granted is wrong. An investigation has none.
+    mistakes : 3 to 8 of them, which the cases distinguish from each other.
     hints : three, each a little more open than the one before.
     others : right answers written differently, by name; tests hold them against the cases.
-    rtol : how far an answer may be off, relative to the largest value expected.
+    rtol : how far each number may be off, relative to the number expected; whole numbers must agree.
+    noise : how far rounding may carry any number, relative to the largest one expected.
+    seed : which cases are drawn; not a part of what the item is.
     """
 
     id: str
@@ -56,9 +62,23 @@ class Item:
     answer: Any
     hints: tuple[str, str, str]
     mistakes: tuple[Mistake, ...]
-    cases: Callable[[], list[Case]] = field(default=lambda: [Case("your answer")])
+    draw: Callable[[Generator], list[Case]] = field(default=lambda _: [Case("your answer")])
     others: Mapping[str, Any] = field(default_factory=dict)
     rtol: float = 1e-3
+    noise: float = 2e-6
+    seed: int = field(default=0, compare=False)
+
+    def cases(self) -> list[Case]:
+        """The inputs. A function's last one comes twice: an answer that draws numbers for itself gives two values."""
+        drawn = self.draw(generator(self.seed))
+        if self.kind == "investigate":
+            return drawn
+        again = self.draw(generator(self.seed))[-1]  # drawn too: what is handed in may remember that it was asked
+        return [*drawn, replace(again, words=f"{again.words}, once more")]
+
+    def fresh(self) -> "Item":
+        """The same item with cases that nobody has seen."""
+        return replace(self, seed=secrets.randbits(62))
 
     @property
     def lesson(self) -> str:
@@ -74,8 +94,3 @@ class Item:
     def grade_id(self) -> str:
         """Its name in a notebook's metadata, where no dot is allowed."""
         return self.id.replace(".", "-")
-
-
-def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normal numbers for a case: the same at every call."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)

@@ -45,7 +45,7 @@ def grade(path: Path, limits: Limits | None = None, *, isolated: bool | None = N
     """
     try:
         cells = _cells(path)
-        items = _items(cells, path)
+        items = [item.fresh() for item in _items(cells, path)]
         if not items:
             return Graded(path, (), (f"{printable(path.name)} holds no exercise of this course",))
         return _graded(path, cells, items, limits or Limits(), isolates("auto") if isolated is None else isolated)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm_edu.grading.borrowed import watched
+from ldm_edu.grading.inputs import copied, gradients, same
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,14 @@ class Outcome:
 
     ``value`` : what the function returned. ``error`` : the name and the words of what it raised, or "". ``borrowed`` :
     the functions of this package, or of another library of models, that it called. ``changed`` : it wrote into its
-    input.
+    input. ``gradients`` : of the value, one for each input that asks for a gradient; None where none arrives.
     """
 
     value: Any = None
     error: str = ""
     borrowed: tuple[str, ...] = ()
     changed: bool = False
+    gradients: tuple[Tensor | None, ...] = ()
 
 
 def as_it_is(value: Any) -> Any:
@@ -41,21 +43,21 @@ def run(
     """
     if not callable(function):
         return Outcome(value=finish(function))
-    given = tuple(a.clone() if isinstance(a, Tensor) else a for a in args)
+    given = copied(args)
     borrowed: dict[str, None] = {}
-    watch = (
-        nullcontext() if ours else watched(borrowed, {a.__code__ for a in (finish, *args) if hasattr(a, "__code__")})
-    )
+    own = {a.__code__ for a in (finish, gradients, *args) if hasattr(a, "__code__")}
+    watch = nullcontext() if ours else watched(borrowed, own)
     try:
         with torch.random.fork_rng(devices=[]), watch:
-            value = finish(function(*given))
+            torch.default_generator.seed()  # an answer that draws numbers for itself draws others each time
+            value = function(*given)
+            slopes = gradients(value, args)
+            value = finish(value)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
         return Outcome(error=f"{described(error)}{_place(error, function)}", borrowed=tuple(borrowed))
-    pairs = [(a, b) for a, b in zip(args, given, strict=True) if isinstance(a, Tensor)]
-    changed = any(a.shape != b.shape or not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
-    return Outcome(value, borrowed=tuple(borrowed), changed=changed)
+    return Outcome(value, borrowed=tuple(borrowed), changed=not same(args, given), gradients=slopes)
 
 
 def described(error: BaseException, limit: int = 2000) -> str:

@@ -88,8 +88,8 @@ def plain(value: Any) -> Any:
         return float.__pos__(value)
     if isinstance(value, str):
         return str.__str__(value)
-    if type(value).__module__ == "numpy":
-        return plain(torch.as_tensor(value))
+    if type(value).__module__ == "numpy" and hasattr(value, "dtype"):
+        return plain(value.tolist() if value.dtype.kind in "USO" else torch.as_tensor(value))
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, Sequence):

@@ -8,18 +8,23 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 WARM_UP = 3  # calls before recording, in which libraries choose their kernels and ask for memory
 
 
-def record_launches(network: Any) -> None:
+def record_launches(network: nn.Module, method: str = "forward") -> None:
     """Let a network on a GPU replay its kernels from now on; one recording for each set of shapes it is called with.
 
     For drawing only: no gradients, no hooks inside, and the weights must stay where they are. On a CPU nothing changes.
+
+    Parameters
+    ----------
+    method
+        what is replayed: "step" of a network that predicts noise, "forward" of another.
     """
-    network.step = _Replayed(network.step)
+    setattr(network, method, _Replayed(getattr(network, method)))
 
 
 class _Replayed:

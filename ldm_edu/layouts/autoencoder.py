@@ -1,6 +1,10 @@
 """The autoencoder as it is published: in diffusers' folders of two generations, and in CompVis's one file."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from einops import reduce
+from torch import Tensor
 
 from ldm_edu.config import AutoencoderConfig
 from ldm_edu.layouts.pair import Format, Json, Layout, Pair, both, listed_pairs, own_names
@@ -9,11 +13,12 @@ from ldm_edu.layouts.settings import mults_of, refuse_unusual
 from ldm_edu.models.autoencoder import AutoencoderKL
 from ldm_edu.weights.errors import CheckpointError
 
-_ATTENTION = {  # by the name of the queries' map: norm, to_q, to_k, to_v, to_out
-    "to_q": ("group_norm", "to_q", "to_k", "to_v", "to_out.0"),  # diffusers
-    "query": ("group_norm", "query", "key", "value", "proj_attn"),  # older diffusers
-    "q": ("norm", "q", "k", "v", "proj_out"),  # the original
+_ATTENTION = {  # by the name of the queries' map: to_q, to_k, to_v, to_out
+    "to_q": ("to_q", "to_k", "to_v", "to_out.0"),  # diffusers
+    "query": ("query", "key", "value", "proj_attn"),  # older diffusers
+    "q": ("q", "k", "v", "proj_out"),  # the original
 }
+_NORMS = ("group_norm", "norm")  # before them: diffusers', the original's
 
 
 def autoencoder_pairs(config: AutoencoderConfig, format: Format = "diffusers", names: Iterable[str] = ()) -> list[Pair]:
@@ -25,12 +30,14 @@ def autoencoder_pairs(config: AutoencoderConfig, format: Format = "diffusers", n
     names = list(names)
     found = [spelling for spelling in _ATTENTION if any(f".{spelling}." in name for name in names)]
     spelling = found[0] if found else "q" if format == "original" else "to_q"
+    norms = [norm for norm in _NORMS if any(f".{norm}." in name for name in names if "mid" in name)]
+    norm = norms[0] if norms else "norm" if spelling == "q" else "group_norm"
     conv = bool(names) or format == "original"  # a file may hold either; the original is written as convolutions
-    pairs = _autoencoder(config, original=format == "original", spelling=spelling, conv=conv)
+    pairs = _autoencoder(config, original=format == "original", spelling=(norm, *_ATTENTION[spelling]), conv=conv)
     return own_names(pairs) if format == "ldm-edu" else listed_pairs(pairs)
 
 
-def _autoencoder(config: AutoencoderConfig, *, original: bool, spelling: str, conv: bool) -> Iterator[Pair]:
+def _autoencoder(config: AutoencoderConfig, *, original: bool, spelling: tuple[str, ...], conv: bool) -> Iterator[Pair]:
     mults, blocks = config.mults, config.blocks
     top = len(mults) - 1
     yield from both("quant_conv", "quant")
@@ -65,12 +72,12 @@ def _autoencoder(config: AutoencoderConfig, *, original: bool, spelling: str, co
             yield from both(theirs, f"decoder.up.{i * (blocks + 2) + blocks + 1}.conv")
 
 
-def _middle(side: str, *, original: bool, spelling: str, conv: bool) -> Iterator[Pair]:
+def _middle(side: str, *, original: bool, spelling: tuple[str, ...], conv: bool) -> Iterator[Pair]:
     for j in (0, 1):
         theirs = f"{side}.mid.block_{j + 1}" if original else f"{side}.mid_block.resnets.{j}"
         yield from residual_pairs(theirs, f"{side}.mid.res{j + 1}", original=False, skip=False)
     theirs = f"{side}.mid.attn_1" if original else f"{side}.mid_block.attentions.0"
-    norm, *maps = _ATTENTION[spelling]
+    norm, *maps = spelling
     yield from both(f"{theirs}.{norm}", f"{side}.mid.attention.norm")
     for name, their_name in zip(("to_q", "to_k", "to_v", "to_out"), maps, strict=True):
         ours = f"{side}.mid.attention.attention.{name}"
@@ -113,7 +120,7 @@ def write_autoencoder(config: AutoencoderConfig) -> Json:
     if config.shift:
         raise CheckpointError(
             f"the latents of this autoencoder are shifted by {config.shift}, and diffusers' pipeline of Stable "
-            "Diffusion would not shift them back; convert it to compvis, or keep it in ldm-edu's own layout."
+            "Diffusion would not shift them back; fold the shift into the weights first (`fold_shift`)."
         )
     moments: Json = {}
     if config.latents_mean is not None and config.latents_std is not None:
@@ -132,6 +139,21 @@ def write_autoencoder(config: AutoencoderConfig) -> Json:
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         **moments,
     }
+
+
+def fold_shift(tensors: Mapping[str, Tensor], shift: float) -> dict[str, Tensor]:
+    """The tensors of an autoencoder, by our names, that does the same without a shift of its latents.
+
+    The 1x1 convolutions next to the latents take the shift over: the one before subtracts it from the mean, and the one
+    behind, W z + b, becomes W (z + shift) + b. Both biases become float32, whose rounding shows in no picture.
+    """
+    mean, deviation = tensors["quant.bias"].float().chunk(2)  # (C,) each
+    weight, bias = tensors["post_quant.weight"].float(), tensors["post_quant.bias"].float()
+    folded = {
+        "quant.bias": torch.cat([mean - shift, deviation]),  # (2 C,)
+        "post_quant.bias": bias + shift * reduce(weight, "o i 1 1 -> o", "sum"),
+    }
+    return {**tensors, **folded}
 
 
 AUTOENCODER = Layout(AutoencoderKL, autoencoder_pairs, read_autoencoder, write_autoencoder)

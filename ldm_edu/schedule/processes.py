@@ -67,7 +67,8 @@ class VariancePreserving:
 
     def clean(self) -> Level:
         """alpha_bar = 1: one step before time 0, hence at time -1."""
-        return Level(*torch.tensor([-1.0, 1.0, 0.0], dtype=torch.float64), schedule=self)
+        t, alpha, sigma = torch.tensor([-1.0, 1.0, 0.0], dtype=torch.float64)
+        return Level(t, alpha, sigma, self)
 
     def time(self, ratio: Tensor) -> Tensor:
         """The time at which sigma / alpha is ``ratio``, 0-d or (N,): the inverse of `level`, or the nearest time."""
@@ -168,7 +169,8 @@ class EDM:
 
     def clean(self) -> Level:
         """sigma = 0, at the network's time minus infinity."""
-        return Level(*torch.tensor([-math.inf, 1.0, 0.0], dtype=torch.float64), schedule=self)
+        t, alpha, sigma = torch.tensor([-math.inf, 1.0, 0.0], dtype=torch.float64)
+        return Level(t, alpha, sigma, self)
 
 
 def linear(steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> VariancePreserving:

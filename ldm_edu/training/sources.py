@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ldm_edu.condition import Conditioning
-from ldm_edu.conditioners.classes import ClassConditioner
+from ldm_edu.conditioners.conditioner import Conditioner
 from ldm_edu.config import TextConfig, UNetPreset
 from ldm_edu.datasets.backgrounds import PALETTE, background, composite, random_backgrounds
 from ldm_edu.datasets.compose import compose
@@ -264,7 +264,7 @@ def diffusion_batches(
 
 
 def class_batches(
-    images: Tensor, labels: Tensor, conditioner: ClassConditioner, *, drop: float
+    images: Tensor, labels: Tensor, conditioner: Conditioner, *, drop: float
 ) -> Callable[[torch.Generator, int, float], DiffusionBatch]:
     """Pictures (N, C, H, W) with the vectors of their classes (N,); a share ``drop`` has the blank one.
 

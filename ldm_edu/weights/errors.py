@@ -5,7 +5,7 @@ from pathlib import Path
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 _PICKLE_HEADS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip of torch.save; bare pickles
-MAX_HEADER = 100_000_000  # bytes, the library's own bound
+SHOWN = 120  # letters of a name or a value that are shown
 
 
 class CheckpointError(ValueError):
@@ -52,20 +52,29 @@ def diagnosis(path: Path, error: Exception) -> str:
     with open(path, "rb") as file:
         header_size = int.from_bytes(file.read(8), "little")
         if size < 8 or header_size > size - 8:
-            return f"it is cut short, or no safetensors file ({size} bytes). Copy or download it anew."
-        if header_size > MAX_HEADER:
-            return f"its header claims {header_size} bytes, more than any has: it is damaged. Copy or download it anew."
+            return f"it is cut short, or no safetensors file ({size} bytes). Copy or download it again."
         try:
             header = json.loads(file.read(header_size))
             wanted = 8 + header_size + max(v["data_offsets"][1] for k, v in header.items() if k != "__metadata__")
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-            return "it is no safetensors file, or damaged. Copy or download it anew."
+            return "it is no safetensors file, or damaged. Copy or download it again."
     if size < wanted:
-        return f"it is cut short: {size} bytes of {wanted}. Copy or download it anew."
-    return f"it is damaged ({error}). Copy or download it anew."
+        return f"it is cut short: {size} bytes of {wanted}. Copy or download it again."
+    return f"it is damaged ({error}). Copy or download it again."
 
 
 def listed(names: list[str]) -> str:
     """The first three of some names, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    return ", ".join(printable(name) for name in names[:3]) + more
+
+
+def printable(text: object, most: int = SHOWN) -> str:
+    """A text that comes from a file, for a terminal: signs that a terminal would obey are spelt out, the end cut off.
+
+    >>> printable("conv\x1b[2J"), printable("a" * 1000, 5)
+    ('conv\\x1b[2J', 'aaaaa...')
+    """
+    shown = str(text)
+    cut = shown[:most] + "..." if len(shown) > most else shown
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in cut)

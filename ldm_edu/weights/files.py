@@ -1,35 +1,13 @@
-"""One safetensors file, read or written whole."""
+"""One safetensors file, written whole."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from ldm_edu.weights.errors import CheckpointError, diagnosis, refuse_pickle
-
 Tensors = dict[str, Tensor]
-
-
-def read_file(path: Path, *, dtype: torch.dtype | None = None) -> Tensors:
-    """The tensors of one safetensors file; floating ones as ``dtype``, or as they are stored.
-
-    Raises
-    ------
-    CheckpointError
-        if it is a pickle, is cut short, or is no safetensors file.
-    """
-    refuse_pickle(path)
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {diagnosis(path, error)}") from error
-    if dtype is None:
-        return tensors
-    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 def save_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -5,16 +5,13 @@ pages when they are touched, and may drop them again. A tensor that is converted
 came from are given back. So the most that loading takes is what was loaded, and one tensor.
 
 Two kinds of file are read. ``.safetensors``: a length, a header in JSON, the numbers. ``.ckpt`` of PyTorch: a zip with
-a pickle in it, which is read by PyTorch's reader of weights alone: it knows tensors, lists and numbers, and refuses
-everything else that a pickle can ask for, so that no code of the file is ever run.
+a pickle in it, which is read by PyTorch's reader of weights alone, so that no code of the file is ever run (see
+`ldm_edu.weights.untrusted.load_pickle`).
 """
 
-import contextlib
 import json
 import math
 import mmap
-import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +21,14 @@ import safetensors
 import torch
 from torch import Tensor
 
-from ldm_edu.weights.errors import PICKLES, CheckpointError, diagnosis, refuse_pickle
+from ldm_edu.weights.errors import PICKLES, CheckpointError, diagnosis, printable, refuse_pickle
+from ldm_edu.weights.untrusted import (
+    MAX_ENTRIES,
+    load_pickle,
+    refuse_large_header,
+    refuse_stand_in,
+    tensors_in,
+)
 
 _TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -65,12 +69,16 @@ class WeightFile:
     Raises
     ------
     CheckpointError
-        if a name holds signs that cannot be printed.
+        if there are more tensors than any model has, or a name holds signs that cannot be printed.
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, Stored], metadata: Mapping[str, str]) -> None:
+        if len(tensors) > MAX_ENTRIES:
+            raise CheckpointError(f"{path} holds {len(tensors):,} tensors, more than any model. Take another file.")
         if odd := [name for name in tensors if not name.isprintable()]:  # a terminal would obey what is in it
-            raise CheckpointError(f"{path} names a tensor {odd[0]!r}, as no network does: it is damaged. Copy it anew.")
+            raise CheckpointError(
+                f"{path} names a tensor {printable(odd[0])}, as no network does: it is damaged. Copy it again."
+            )
         self.path, self.tensors, self.metadata = path, tensors, metadata
         self._map: mmap.mmap | None = None
         self._scratch = torch.empty(0, dtype=torch.uint8)
@@ -154,9 +162,14 @@ def open_weights(path: Path) -> WeightFile:
     CheckpointError
         if there is no such file, it is damaged or cut short, or it holds more than weights.
     """
+    if not path.exists():
+        raise CheckpointError(f"there is no file {path}. Check the path.")
     if path.suffix.lower() in PICKLES:
         return _open_pickle(path)
+    refuse_stand_in(path)
     refuse_pickle(path)  # one under another name has something to hide
+    refuse_large_header(path)
+    _refuse_odd_path(path)
     try:
         with safetensors.safe_open(path, framework="pt"):  # checks lengths, types, and that nothing overlaps
             pass
@@ -164,6 +177,14 @@ def open_weights(path: Path) -> WeightFile:
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {diagnosis(path, error)}") from error
     return WeightFile(path, tensors, metadata)
+
+
+def _refuse_odd_path(path: Path) -> None:
+    """The library opens files by names in UTF-8 alone."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"{printable(path)} is not a path in UTF-8; rename the file or its folder.") from error
 
 
 def _header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
@@ -177,33 +198,16 @@ def _header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
         dtype = _TYPES.get(entry["dtype"])
         if dtype is None:
             raise CheckpointError(
-                f"{path} holds {name} as {entry['dtype']}, a type that no network here runs in. Take the file of the "
-                "same model in float32, float16 or bfloat16."
+                f"{path} holds {printable(name)} as {entry['dtype']}, a type that no network here runs in. Take the "
+                "file of the same model in float32, float16 or bfloat16."
             )
         tensors[name] = Stored(tuple(entry["shape"]), dtype, 8 + length + entry["data_offsets"][0])
     return tensors, metadata
 
 
 def _open_pickle(path: Path) -> WeightFile:
-    """The tensors of a file of ``torch.save``; those of a network may lie one level down, under ``state_dict``."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it warns of is refused below, or does not matter
-            content = torch.load(path, map_location="meta", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no file {path}. Check the path.") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is a pickle that {_what_it_asks_for(error)}, and a pickle can run any program, so it was not "
-            "opened. Take the .safetensors file of the same model."
-        ) from error
-    except (RuntimeError, ValueError, EOFError, OSError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{path} is damaged, or no file of PyTorch's. Copy or download it anew.") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    tensors = {
-        name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)
-    } if isinstance(content, dict) else {}  # fmt: skip
+    """The tensors of a file of ``torch.save``; those of a network may stand a few levels down, as in ``state_dict``."""
+    tensors = tensors_in(load_pickle(path))
     if not tensors:
         raise CheckpointError(f"{path} holds no weights: it is no checkpoint of a network. Check the path.")
     return WeightFile(path, {name: _stored(path, name, tensor) for name, tensor in tensors.items()}, {})
@@ -211,24 +215,16 @@ def _open_pickle(path: Path) -> WeightFile:
 
 def _stored(path: Path, name: str, tensor: Tensor) -> Stored:
     """Where a tensor of a pickle lies: PyTorch notes it on tensors that it loads without their numbers."""
-    start = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+    plain = tensor.layout == torch.strided and not tensor.is_quantized
+    start = getattr(tensor.untyped_storage(), "_checkpoint_offset", None) if plain else None
     if start is None:
         raise CheckpointError(
-            f"{path} is of PyTorch 1.5 or older, which cannot be read piece by piece. Take the .safetensors file of "
-            "the same model; or convert it: "
-            "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')."
+            f"{path} holds {printable(name)} as a sparse, quantised or empty tensor, which no network here has. Take "
+            "the .safetensors file of the same model."
         )
     offset = start + tensor.storage_offset() * tensor.dtype.itemsize
     stride = None if tensor.is_contiguous() else tuple(tensor.stride())
     stored = Stored(tuple(tensor.shape), tensor.dtype, offset, stride)
     if offset + stored.size > path.stat().st_size:
-        raise CheckpointError(f"{path} is damaged: {name} lies beyond its end. Copy or download it anew.")
+        raise CheckpointError(f"{path} is damaged: {printable(name)} lies beyond its end. Copy or download it again.")
     return stored
-
-
-def _what_it_asks_for(error: Exception) -> str:
-    """The name that PyTorch's reader refused: "GLOBAL posix.system was not an allowed global"."""
-    words = str(error).split()
-    with contextlib.suppress(ValueError, IndexError):
-        return f"asks for more than weights (for {words[words.index('GLOBAL') + 1]})"
-    return "is damaged, or asks for more than weights"

@@ -43,14 +43,14 @@ def alpha_bar(steps: int, beta_start: float, beta_end: float) -> Tensor:
 
 # %% [markdown] item="01.one_step"
 # One step of the chain: fade `x` a little and add a little noise, so that a picture of variance 1 stays one of
-# variance 1 (Ho et al. 2020, equation 2).
+# variance 1 (Ho et al. 2020, equation 2). `beta` is one number, as a tensor.
 
 
 # %% solution="01.one_step"
-def one_step(x: Tensor, eps: Tensor, beta: float) -> Tensor:
-    """The next, noisier x: (...) like ``x``; ``eps`` is standard normal noise of the same shape."""
+def one_step(x: Tensor, eps: Tensor, beta: Tensor) -> Tensor:
+    """The next, noisier x: (...) like ``x``; ``eps`` is standard normal noise of that shape, ``beta`` is 0-d."""
     ### BEGIN SOLUTION
-    return (1 - beta) ** 0.5 * x + beta**0.5 * eps
+    return (1 - beta).sqrt() * x + beta.sqrt() * eps
     ### END SOLUTION
 
 
@@ -85,10 +85,10 @@ def snr(alpha_bar: Tensor) -> Tensor:
 
 
 # %% solution="01.recover_x0"
-def recover_x0(x_t: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:
-    """The clean picture inside ``x_t``, given its noise: (...) like ``x_t``."""
+def recover_x0(x_t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """The clean picture inside ``x_t``, given its noise: (...) like ``x_t``; ``alpha_bar`` is 0-d."""
     ### BEGIN SOLUTION
-    return (x_t - (1 - alpha_bar) ** 0.5 * eps) / alpha_bar**0.5
+    return (x_t - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()
     ### END SOLUTION
 
 

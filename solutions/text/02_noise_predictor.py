@@ -45,6 +45,7 @@ def time_embedding(t: Tensor, width: int) -> Tensor:
 # %% [markdown] item="02.noise_loss"
 # The whole of training, in three lines (Ho et al. 2020, algorithm 1 and equation 14): noise the pictures, ask the
 # network, compare. `network(x, t)` takes noisy pictures (B, C, H, W) and times (B,), and predicts the noise.
+# `alpha_bar` is looked up already: one number for each picture.
 
 
 # %% solution="02.noise_loss"
@@ -65,10 +66,10 @@ def noise_loss(
 
 
 # %% solution="02.v_target"
-def v_target(x0: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:
-    """What a network that predicts v should say: (...) like ``x0`` and ``eps``."""
+def v_target(x0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """What a network that predicts v should say: (...) like ``x0`` and ``eps``; ``alpha_bar`` is 0-d."""
     ### BEGIN SOLUTION
-    return alpha_bar**0.5 * eps - (1 - alpha_bar) ** 0.5 * x0
+    return alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * x0
     ### END SOLUTION
 
 
@@ -77,27 +78,27 @@ def v_target(x0: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:
 
 
 # %% solution="02.x0_from_v"
-def x0_from_v(x_t: Tensor, v: Tensor, alpha_bar: float) -> Tensor:
-    """The clean picture: (...) like ``x_t`` and ``v``."""
+def x0_from_v(x_t: Tensor, v: Tensor, alpha_bar: Tensor) -> Tensor:
+    """The clean picture: (...) like ``x_t`` and ``v``; ``alpha_bar`` is 0-d."""
     ### BEGIN SOLUTION
-    return alpha_bar**0.5 * x_t - (1 - alpha_bar) ** 0.5 * v
+    return alpha_bar.sqrt() * x_t - (1 - alpha_bar).sqrt() * v
     ### END SOLUTION
 
 
 # %% [markdown] item="02.posterior"
-# Ancestral sampling goes back one step of the chain: given `x_t` and (an estimate of) `x0`, where was the sample one
-# step before? It is a Gaussian; return its mean and its variance (Ho et al. 2020, equations 6 and 7). `now` is
-# `alpha_bar` at this time, `before` one step earlier, nearer to the picture.
+# Ancestral sampling goes back one step of the chain: given `x_t` and (an estimate of) `x0`, where is the sample one
+# step nearer to the picture? It is a Gaussian; return its mean and its variance (Ho et al. 2020, equations 6 and 7).
+# `now` is `alpha_bar` where `x_t` is, `nxt` where sampling goes next: one step nearer to the picture, and larger.
 
 
 # %% solution="02.posterior"
-def posterior(x_t: Tensor, x0: Tensor, now: float, before: float) -> tuple[Tensor, float]:
-    """The mean, (...) like ``x_t``, and the variance of the sample one step before."""
+def posterior(x_t: Tensor, x0: Tensor, now: float, nxt: float) -> tuple[Tensor, float]:
+    """The mean, (...) like ``x_t``, and the variance of the next sample."""
     ### BEGIN SOLUTION
-    alpha = now / before  # what this one step keeps
+    alpha = now / nxt  # what this one step keeps
     beta = 1 - alpha
-    mean = before**0.5 * beta / (1 - now) * x0 + alpha**0.5 * (1 - before) / (1 - now) * x_t
-    return mean, (1 - before) / (1 - now) * beta
+    mean = nxt**0.5 * beta / (1 - now) * x0 + alpha**0.5 * (1 - nxt) / (1 - now) * x_t
+    return mean, (1 - nxt) / (1 - now) * beta
     ### END SOLUTION
 
 

@@ -89,12 +89,13 @@ def dpm_step(x: Tensor, x0: Tensor, x0_before: Tensor, sigmas: list[float]) -> T
 
 # %% [markdown] item="07.trailing"
 # A model knows 1000 times; a run visits a few of them. `trailing` spacing starts at the noisiest and ends one stride
-# above nothing (Lin et al. 2023, table 2): 10 of 1000 are 999, 899, ..., 99.
+# above nothing (Lin et al. 2023, table 2): 10 of 1000 are 999, 899, ..., 99. The stride is `total / steps`, whole or
+# not; round each time to the nearest whole number.
 
 
 # %% solution="07.trailing"
 def trailing(steps: int, total: int) -> list[int]:
-    """The times of a run, falling; ``total`` is a multiple of ``steps``."""
+    """The times of a run, falling; ``steps`` is at most ``total``."""
     ### BEGIN SOLUTION
     return [round(total * (steps - i) / steps) - 1 for i in range(steps)]
     ### END SOLUTION

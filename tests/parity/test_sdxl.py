@@ -179,7 +179,11 @@ def test_the_comparison_can_fail(folders: Mapping[str, Path]) -> None:
     """A cut, another size and no guidance are seen."""
     model, theirs = LatentDiffusion.from_pretrained(folders["small-sdxl"]), pipeline(folders["small-sdxl"], **EULER)
     noise = initial_noise(SEEDS, model.latent_shape((16, 24)))
-    *_, last = model.generate(PROMPTS, seeds=SEEDS, steps=5, guidance=3.0, size=(16, 24), spacing="leading")
+    shared = {"seeds": SEEDS, "steps": 5, "guidance": 3.0, "size": (16, 24), "spacing": "leading"}
+    *_, last = model.generate(PROMPTS, **shared)  # type: ignore[arg-type]
+    *_, cropped = model.generate(PROMPTS, about={"crop": (0, 9), "original": (99, 24)}, **shared)  # type: ignore[arg-type]
+    both = SHARED | {"crops_coords_top_left": (0, 9), "original_size": (99, 24)}
+    assert difference(cropped.x, theirs(PROMPTS, latents=noise, **both).images) <= TOLERANCE
     for other in ({"crops_coords_top_left": (0, 9)}, {"original_size": (99, 24)}, {"guidance_scale": 2.0}):
         wanted = theirs(PROMPTS, latents=noise, **(SHARED | other)).images
         assert difference(last.x, wanted) > 100 * TOLERANCE

@@ -2,9 +2,10 @@
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Generator, Tensor
 
-from ldm_edu.grading.item import Case, Item, Mistake, gaussian
+from ldm_edu.grading.draw import different, normal, number, uniform, whole
+from ldm_edu.grading.item import Case, Item, Mistake
 
 SD = (1000, 0.00085, 0.012)  # steps, first and last beta
 
@@ -48,6 +49,19 @@ def end_left_out(steps: int, beta_start: float, beta_end: float) -> Tensor:
     return torch.cumprod(1 - (beta_start + (beta_end - beta_start) * torch.arange(steps) / steps), dim=0)
 
 
+def summed_betas(steps: int, beta_start: float, beta_end: float) -> Tensor:
+    return 1 - torch.linspace(beta_start, beta_end, steps).cumsum(0)
+
+
+def _schedules(rng: Generator) -> list[Case]:
+    ends = [(whole(rng, 3, 40), number(rng, 0.01, 0.1), number(rng, 0.2, 0.5)) for _ in range(3)]
+    few = [(4, 0.1, 0.4), (2, 0.2, 0.5), *ends]
+    return [
+        Case("1000 steps from 0.00085 to 0.012", SD),
+        *(Case(f"{n} steps from {a} to {b}", (n, a, b)) for n, a, b in few),
+    ]
+
+
 def roots_of_betas(steps: int, beta_start: float, beta_end: float) -> Tensor:
     return torch.cumprod(1 - torch.linspace(beta_start**0.5, beta_end**0.5, steps) ** 2, dim=0)
 
@@ -61,12 +75,8 @@ ALPHA_BAR = Item(
     difficulty=1,
     minutes=10,
     answer=alpha_bar,
-    cases=lambda: [
-        Case("1000 steps from 0.00085 to 0.012", SD),
-        Case("4 steps from 0.1 to 0.4", (4, 0.1, 0.4)),
-        Case("2 steps from 0.2 to 0.5", (2, 0.2, 0.5)),
-    ],
-    rtol=2e-4,
+    draw=_schedules,
+    noise=1e-5,  # a product of a thousand numbers
     others={"logarithms in float64": alpha_bar_by_logs, "a loop": alpha_bar_by_a_loop},
     hints=(
         "Each step keeps 1 - beta of the picture's variance. What is left after two steps?",
@@ -88,19 +98,36 @@ ALPHA_BAR = Item(
             "That is the scaled-linear schedule of Stable Diffusion's code; here beta itself rises linearly.",
             roots_of_betas,
         ),
+        Mistake(
+            "You take the square root at the end: that is the picture's factor; alpha_bar is its share of variance.",
+            lambda steps, a, b: alpha_bar(steps, a, b).sqrt(),
+        ),
+        Mistake("You add the betas up. What is left after two steps is a share of a share: a product.", summed_betas),
     ),
 )
 
 # 01.one_step
 
 
-def one_step(x: Tensor, eps: Tensor, beta: float) -> Tensor:
-    return (1 - beta) ** 0.5 * x + beta**0.5 * eps
+def one_step(x: Tensor, eps: Tensor, beta: Tensor) -> Tensor:
+    return (1 - beta).sqrt() * x + beta.sqrt() * eps
 
 
-def one_step_in_float64(x: Tensor, eps: Tensor, beta: float) -> Tensor:
-    b = torch.tensor(beta, dtype=torch.float64)
+def one_step_in_float64(x: Tensor, eps: Tensor, beta: Tensor) -> Tensor:
+    b = beta.double()
     return torch.sqrt(1 - b) * x.double() + b.sqrt() * eps.double()
+
+
+def _shares(rng: Generator, name: str, shares: tuple[float, ...], low: float, high: float) -> list[Case]:
+    """Two tensors of one shape and a share of the variance, 0-d, so that `.sqrt()` and `** 0.5` both work."""
+    small = [((2, 3, 4, 4), share) for share in shares]
+    drawn = [(tuple(different(rng, n, 2, 7)), number(rng, low, high)) for n in (4, 3, 1)]
+    return [
+        Case(
+            f"tensors {shape}, {name} = {share}", (0.5 + normal(rng, *shape), normal(rng, *shape), torch.tensor(share))
+        )
+        for shape, share in small + drawn
+    ]
 
 
 ONE_STEP = Item(
@@ -112,13 +139,10 @@ ONE_STEP = Item(
     difficulty=1,
     minutes=5,
     answer=one_step,
-    cases=lambda: [
-        Case("a picture (2, 3, 4, 4), beta = 0.01", (gaussian(2, 3, 4, 4), gaussian(2, 3, 4, 4, seed=1), 0.01)),
-        Case("a line of 8 numbers, beta = 0.5", (3 + gaussian(8), gaussian(8, seed=1), 0.5)),
-    ],
+    draw=lambda rng: _shares(rng, "beta", (0.01, 0.5), 0.05, 0.4),
     others={
         "float64": one_step_in_float64,
-        "torch.lerp's cousin": lambda x, eps, beta: torch.add(x.mul((1 - beta) ** 0.5), eps, alpha=beta**0.5),
+        "torch.add": lambda x, eps, beta: torch.add(x.mul((1 - beta) ** 0.5), eps, alpha=float(beta) ** 0.5),
     },
     hints=(
         "If x has variance 1, what comes out should have variance 1 as well.",
@@ -141,6 +165,10 @@ ONE_STEP = Item(
         Mistake(
             "The two factors are swapped: beta is the small one, and belongs to the noise.",
             lambda x, eps, beta: beta**0.5 * x + (1 - beta) ** 0.5 * eps,
+        ),
+        Mistake(
+            "You draw noise of your own; the noise of this step is given, as `eps`.",
+            lambda x, eps, beta: (1 - beta) ** 0.5 * x + beta**0.5 * torch.randn_like(x),
         ),
     ),
 )
@@ -176,10 +204,14 @@ Q_SAMPLE = Item(
     difficulty=2,
     minutes=10,
     answer=q_sample,
-    cases=lambda: [
-        Case("four pictures (4, 3, 8, 8), each with its own alpha_bar", _q_inputs(4, 3, 8, 8)),
-        Case("four pictures (4, 4, 4, 4), where a wrong axis goes unnoticed", _q_inputs(4, 4, 4, 4)),
-        Case("one picture (1, 3, 8, 8)", _q_inputs(1, 3, 8, 8)),
+    draw=lambda rng: [
+        Case("four pictures (4, 3, 8, 8), each with its own alpha_bar", _q_inputs(rng, 4, 3, 8, 8)),
+        Case("four pictures (4, 4, 4, 4), where a wrong axis goes unnoticed", _q_inputs(rng, 4, 4, 4, 4)),
+        Case("one picture (1, 3, 8, 8)", _q_inputs(rng, 1, 3, 8, 8)),
+        *(
+            Case(f"{shape[0]} pictures {tuple(shape)}", _q_inputs(rng, *shape))
+            for shape in (different(rng, 4, 2, 7) for _ in range(3))
+        ),
     ],
     others={"einsum": q_sample_by_einsum, "one by one, float64": q_sample_one_by_one},
     hints=(
@@ -209,12 +241,16 @@ Q_SAMPLE = Item(
             "more axes of length 1 at its end.",
             lambda x0, eps, a: a.sqrt() * x0 + (1 - a).sqrt() * eps,
         ),
+        Mistake(
+            "You draw noise of your own; it is given, as `eps`, because a loss will ask for it again.",
+            lambda x0, eps, a: q_sample(x0, torch.randn_like(eps), a),
+        ),
     ),
 )
 
 
-def _q_inputs(*shape: int) -> tuple[Tensor, Tensor, Tensor]:
-    return gaussian(*shape), gaussian(*shape, seed=1), torch.tensor([0.9, 0.5, 0.2, 0.04])[: shape[0]]
+def _q_inputs(rng: Generator, *shape: int) -> tuple[Tensor, Tensor, Tensor]:
+    return normal(rng, *shape), normal(rng, *shape), uniform(rng, shape[0], low=0.04, high=0.96)
 
 
 # 01.snr
@@ -233,7 +269,13 @@ SNR = Item(
     difficulty=1,
     minutes=5,
     answer=snr,
-    cases=lambda: [Case("alpha_bar = 0.9, 0.5, 0.1, 0.01", (torch.tensor([0.9, 0.5, 0.1, 0.01]),))],
+    draw=lambda rng: [
+        Case("alpha_bar = 0.9, 0.5, 0.1, 0.01", (torch.tensor([0.9, 0.5, 0.1, 0.01]),)),
+        *(
+            Case(f"{n} numbers alpha_bar", (uniform(rng, n, low=0.01, high=0.99),))
+            for n in (1, *different(rng, 3, 2, 9))
+        ),
+    ],
     others={
         "odds": lambda a: 1 / (1 / a.double() - 1),
         "logit": lambda a: torch.logit(a).exp(),
@@ -257,8 +299,8 @@ SNR = Item(
 # 01.recover_x0
 
 
-def recover_x0(x_t: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:
-    return (x_t - (1 - alpha_bar) ** 0.5 * eps) / alpha_bar**0.5
+def recover_x0(x_t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    return (x_t - (1 - alpha_bar).sqrt() * eps) / alpha_bar.sqrt()
 
 
 RECOVER_X0 = Item(
@@ -270,10 +312,7 @@ RECOVER_X0 = Item(
     difficulty=1,
     minutes=8,
     answer=recover_x0,
-    cases=lambda: [
-        Case("alpha_bar = 0.8", (gaussian(2, 3, 4, 4), gaussian(2, 3, 4, 4, seed=1), 0.8)),
-        Case("alpha_bar = 0.1", (gaussian(2, 3, 4, 4, seed=2), gaussian(2, 3, 4, 4, seed=3), 0.1)),
-    ],
+    draw=lambda rng: _shares(rng, "alpha_bar", (0.8, 0.1), 0.2, 0.7),
     others={
         "as a ratio of noise": lambda x_t, eps, a: x_t / a**0.5 - (1 / a - 1) ** 0.5 * eps,
         "float64": lambda x_t, eps, a: (x_t.double() - eps.double() * (1 - a) ** 0.5) * a**-0.5,
@@ -298,6 +337,10 @@ RECOVER_X0 = Item(
         Mistake(
             "Only x_t is divided: the whole difference has to be.",
             lambda x_t, eps, a: x_t / a**0.5 - (1 - a) ** 0.5 * eps,
+        ),
+        Mistake(
+            "The square roots are missing: alpha_bar is a share of the variance, and factors are roots of shares.",
+            lambda x_t, eps, a: (x_t - (1 - a) * eps) / a,
         ),
     ),
 )
@@ -324,8 +367,8 @@ SCALED_LINEAR = Item(
     difficulty=2,
     minutes=10,
     answer=scaled_linear,
-    cases=lambda: [Case("1000 steps from 0.00085 to 0.012", SD), Case("5 steps from 0.04 to 0.25", (5, 0.04, 0.25))],
-    rtol=2e-4,
+    draw=_schedules,
+    noise=1e-5,  # a product of a thousand numbers
     others={
         "float64": lambda n, a, b: (1 - torch.linspace(a**0.5, b**0.5, n, dtype=torch.float64).square()).cumprod(0),
         "logarithms": lambda n, a, b: torch.log1p(-(torch.linspace(a**0.5, b**0.5, n) ** 2)).cumsum(0).exp(),
@@ -358,9 +401,9 @@ EVEN_TIME = Item(
     points=3,
     difficulty=2,
     minutes=10,
-    answer=int((scaled_linear(*SD) > 0.5).sum()),
+    answer=float((scaled_linear(*SD) > 0.5).sum()),
     rtol=0.004,  # the neighbouring step counts
-    others={"a float": float((scaled_linear(*SD) > 0.5).sum()), "a tensor": (scaled_linear(*SD) > 0.5).sum()},
+    others={"a whole number": int((scaled_linear(*SD) > 0.5).sum()), "a tensor": (scaled_linear(*SD) > 0.5).sum()},
     hints=(
         "SNR = 1 is where alpha_bar crosses one half. Predict first: half way, at 500?",
         "Count the entries of alpha_bar that are still above 0.5.",
@@ -369,7 +412,7 @@ EVEN_TIME = Item(
     mistakes=(
         Mistake(
             "That is where the linear schedule crosses; Stable Diffusion's holds on to the picture for longer.",
-            int((alpha_bar(*SD) > 0.5).sum()),
+            float((alpha_bar(*SD) > 0.5).sum()),
         ),
         Mistake("It is not half way: betas grow, and what is kept is a product. Count it.", 500),
         Mistake(

@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Generator, Tensor
 
-from ldm_edu.grading.item import Case, Item, Mistake, gaussian
+from ldm_edu.grading.draw import different, normal, number, uniform, whole
+from ldm_edu.grading.item import Case, Item, Mistake
 
 # 02.time_embedding
 
@@ -31,9 +32,23 @@ def time_embedding_as_a_phase(t: Tensor, width: int) -> Tensor:
     return torch.sin(t[:, None] * 10_000.0 ** (-i / (width // 2)) + phase)
 
 
+def _waves(t: Tensor, exponent: Tensor) -> Tensor:
+    angle = t[:, None] * 10_000.0**-exponent
+    return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
 def _angles(t: Tensor, width: int) -> Tensor:
     half = width // 2
     return t[:, None] * torch.exp(-math.log(10_000) * torch.arange(half) / half)
+
+
+def _some_times(rng: Generator) -> list[Case]:
+    drawn = [(whole(rng, 2, 6), 2 * half) for half in different(rng, 3, 2, 40)]
+    return [
+        Case("t = 0, 1, 10, 500 and a width of 8", (torch.tensor([0.0, 1.0, 10.0, 500.0]), 8)),
+        Case("t = 3, 999 and a width of 64", (torch.tensor([3.0, 999.0]), 64)),
+        *(Case(f"{n} times and a width of {width}", (uniform(rng, n, high=999.0), width)) for n, width in drawn),
+    ]
 
 
 TIME_EMBEDDING = Item(
@@ -45,10 +60,8 @@ TIME_EMBEDDING = Item(
     difficulty=2,
     minutes=15,
     answer=time_embedding,
-    cases=lambda: [
-        Case("t = 0, 1, 10, 500 and a width of 8", (torch.tensor([0.0, 1.0, 10.0, 500.0]), 8)),
-        Case("t = 3, 999 and a width of 64", (torch.tensor([3.0, 999.0]), 64)),
-    ],
+    draw=_some_times,
+    noise=5e-4,  # an angle of 999 has few digits left behind its point
     others={"powers in float64": time_embedding_as_powers, "one sine with a phase": time_embedding_as_a_phase},
     hints=(
         "Half of the features are cosines, half are sines, of the same angles: t times a frequency.",
@@ -66,23 +79,19 @@ TIME_EMBEDDING = Item(
         ),
         Mistake(
             "Your slowest frequency is exactly 1/10000: the exponent is i / half, not i / (half - 1).",
-            lambda t, width: torch.cat(
-                [
-                    (t[:, None] * 10_000.0 ** (-torch.arange(width // 2) / (width // 2 - 1))).cos(),
-                    (t[:, None] * 10_000.0 ** (-torch.arange(width // 2) / (width // 2 - 1))).sin(),
-                ],
-                dim=1,
-            ),
+            lambda t, width: _waves(t, torch.arange(width // 2) / (width // 2 - 1)),
         ),
         Mistake(
             "Your frequencies fall twice as fast: the exponent runs over half the width, not over the width.",
-            lambda t, width: torch.cat(
-                [
-                    (t[:, None] * 10_000.0 ** (-2 * torch.arange(width // 2) / (width // 2))).cos(),
-                    (t[:, None] * 10_000.0 ** (-2 * torch.arange(width // 2) / (width // 2))).sin(),
-                ],
-                dim=1,
-            ),
+            lambda t, width: _waves(t, 2 * torch.arange(width // 2) / (width // 2)),
+        ),
+        Mistake(
+            "Your frequencies fall half as fast: the exponent is i / half, not i / width.",
+            lambda t, width: _waves(t, torch.arange(width // 2) / width),
+        ),
+        Mistake(
+            "You divide the time by 1000. The waves are made for the steps' own numbers, 0 to 999.",
+            lambda t, width: time_embedding(t / 1000, width),
         ),
     ),
 )
@@ -114,9 +123,31 @@ def _noised(x0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     return alpha_bar.sqrt().view(-1, 1, 1, 1) * x0 + (1 - alpha_bar).sqrt().view(-1, 1, 1, 1) * eps
 
 
-def a_network(x: Tensor, t: Tensor) -> Tensor:
-    """Stands for a network: it answers something that depends on every input."""
-    return torch.tanh(x) * (1 + t.view(-1, 1, 1, 1) / 1000)
+def a_network(rng: Generator) -> Network:
+    """Stands for a network: its answer depends on both inputs and on a weight that wants to learn."""
+    weight = (1 + 0.5 * uniform(rng, 1)).requires_grad_()
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        return torch.tanh(weight * x) * (1 + t.view(-1, 1, 1, 1) / 1000)
+
+    return network
+
+
+def _batches(rng: Generator) -> list[Case]:
+    shapes = [(3, 2, 4, 4), (1, 3, 5, 5), *(tuple(different(rng, 4, 2, 7)) for _ in range(3))]
+    return [
+        Case(
+            f"pictures {shape}",
+            (
+                a_network(rng),
+                normal(rng, *shape),
+                normal(rng, *shape),
+                torch.tensor([whole(rng, 10, 999) for _ in range(shape[0])]),
+                uniform(rng, shape[0], low=0.05, high=0.95),
+            ),
+        )
+        for shape in shapes
+    ]
 
 
 NOISE_LOSS = Item(
@@ -128,18 +159,7 @@ NOISE_LOSS = Item(
     difficulty=2,
     minutes=10,
     answer=noise_loss,
-    cases=lambda: [
-        Case(
-            "three pictures (3, 2, 4, 4)",
-            (
-                a_network,
-                gaussian(3, 2, 4, 4),
-                gaussian(3, 2, 4, 4, seed=1),
-                torch.tensor([10.0, 400.0, 900.0]),
-                torch.tensor([0.95, 0.5, 0.05]),
-            ),
-        )
-    ],
+    draw=_batches,
     others={"torch's own mse": noise_loss_by_torch, "picture by picture": noise_loss_picture_by_picture},
     hints=(
         "Three lines: make x_t, ask the network, compare with what it should have said.",
@@ -169,20 +189,36 @@ NOISE_LOSS = Item(
                 (network(a.view(-1, 1, 1, 1) * x0 + (1 - a).view(-1, 1, 1, 1) * eps, t) - eps).square().mean()
             ),
         ),
+        Mistake(
+            "You take the root at the end; the loss is the mean squared error itself.",
+            lambda *inputs: noise_loss(*inputs).sqrt(),
+        ),
+        Mistake(
+            "You look alpha_bar up at t; here it is looked up already, one number for each picture.",
+            lambda network, x0, eps, t, a: noise_loss(network, x0, eps, t, a[t]),
+        ),
+        Mistake(
+            "The number is right, but it is cut off from the network: `.item()`, `float(...)`, `.detach()` or "
+            "`torch.no_grad()` leave no gradient, and nothing is learned.",
+            torch.no_grad()(noise_loss),
+        ),
     ),
 )
 
 # 02.v_target, 02.x0_from_v
 
 
-def v_target(x0: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:
-    return alpha_bar**0.5 * eps - (1 - alpha_bar) ** 0.5 * x0
+def v_target(x0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    return alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * x0
 
 
-def _pair() -> list[Case]:
+def _pairs(rng: Generator) -> list[Case]:
+    """Two tensors of one shape and an alpha_bar, 0-d, so that `.sqrt()` and `** 0.5` both work."""
+    small = [((2, 3, 4, 4), 0.7), ((2, 3, 4, 4), 0.05)]
+    drawn = [(tuple(different(rng, n, 2, 7)), number(rng, 0.1, 0.9)) for n in (4, 3, 1)]
     return [
-        Case("alpha_bar = 0.7", (gaussian(2, 3, 4, 4), gaussian(2, 3, 4, 4, seed=1), 0.7)),
-        Case("alpha_bar = 0.05", (gaussian(2, 3, 4, 4, seed=2), gaussian(2, 3, 4, 4, seed=3), 0.05)),
+        Case(f"tensors {shape}, alpha_bar = {share}", (normal(rng, *shape), normal(rng, *shape), torch.tensor(share)))
+        for shape, share in small + drawn
     ]
 
 
@@ -195,9 +231,9 @@ V_TARGET = Item(
     difficulty=2,
     minutes=8,
     answer=v_target,
-    cases=_pair,
+    draw=_pairs,
     others={
-        "an angle": lambda x0, eps, a: math.cos(math.acos(a**0.5)) * eps - math.sin(math.acos(a**0.5)) * x0,
+        "an angle": lambda x0, eps, a: torch.cos(torch.acos(a**0.5)) * eps - math.sin(math.acos(a**0.5)) * x0,
         "float64": lambda x0, eps, a: a**0.5 * eps.double() - (1 - a) ** 0.5 * x0.double(),
     },
     hints=(
@@ -227,8 +263,8 @@ V_TARGET = Item(
 )
 
 
-def x0_from_v(x_t: Tensor, v: Tensor, alpha_bar: float) -> Tensor:
-    return alpha_bar**0.5 * x_t - (1 - alpha_bar) ** 0.5 * v
+def x0_from_v(x_t: Tensor, v: Tensor, alpha_bar: Tensor) -> Tensor:
+    return alpha_bar.sqrt() * x_t - (1 - alpha_bar).sqrt() * v
 
 
 X0_FROM_V = Item(
@@ -240,7 +276,7 @@ X0_FROM_V = Item(
     difficulty=2,
     minutes=8,
     answer=x0_from_v,
-    cases=_pair,
+    draw=_pairs,
     others={
         "through eps": lambda x, v, a: (x - (1 - a) ** 0.5 * ((1 - a) ** 0.5 * x + a**0.5 * v)) / a**0.5,
         "float64": lambda x, v, a: a**0.5 * x.double() - (1 - a) ** 0.5 * v.double(),
@@ -264,26 +300,37 @@ X0_FROM_V = Item(
 # 02.posterior
 
 
-def posterior(x_t: Tensor, x0: Tensor, now: float, before: float) -> tuple[Tensor, float]:
-    alpha = now / before  # what this one step keeps
+def posterior(x_t: Tensor, x0: Tensor, now: float, nxt: float) -> tuple[Tensor, float]:
+    alpha = now / nxt  # what this one step keeps
     beta = 1 - alpha
-    mean = before**0.5 * beta / (1 - now) * x0 + alpha**0.5 * (1 - before) / (1 - now) * x_t
-    return mean, (1 - before) / (1 - now) * beta
+    mean = nxt**0.5 * beta / (1 - now) * x0 + alpha**0.5 * (1 - nxt) / (1 - now) * x_t
+    return mean, (1 - nxt) / (1 - now) * beta
 
 
-def posterior_by_precisions(x_t: Tensor, x0: Tensor, now: float, before: float) -> tuple[Tensor, float]:
-    if before == 1.0:
+def posterior_by_precisions(x_t: Tensor, x0: Tensor, now: float, nxt: float) -> tuple[Tensor, float]:
+    if nxt == 1.0:
         return x0.clone(), 0.0
-    alpha = now / before
-    precision = 1 / (1 - before) + alpha / (1 - alpha)
-    mean = (before**0.5 / (1 - before) * x0 + alpha**0.5 / (1 - alpha) * x_t) / precision
+    alpha = now / nxt
+    precision = 1 / (1 - nxt) + alpha / (1 - alpha)
+    mean = (nxt**0.5 / (1 - nxt) * x0 + alpha**0.5 / (1 - alpha) * x_t) / precision
     return mean, 1 / precision
+
+
+def _levels(rng: Generator) -> list[Case]:
+    small = [((2, 3, 4, 4), 0.5, 0.6), ((2, 3, 4, 4), 0.02, 0.03), ((8,), 0.99, 1.0)]
+    drawn = [(tuple(different(rng, n, 2, 7)), number(rng, 0.05, 0.5), number(rng, 0.55, 0.95)) for n in (4, 2, 1)]
+    return [
+        Case(
+            f"tensors {shape}, alpha_bar {now} now and {nxt} next", (normal(rng, *shape), normal(rng, *shape), now, nxt)
+        )
+        for shape, now, nxt in small + drawn
+    ]
 
 
 def _posterior_of(
     mean: Callable[[Tensor, Tensor, float, float], Tensor], variance: Callable[[float, float], float]
 ) -> Callable[[Tensor, Tensor, float, float], tuple[Tensor, float]]:
-    return lambda x_t, x0, now, before: (mean(x_t, x0, now, before), variance(now, before))
+    return lambda x_t, x0, now, nxt: (mean(x_t, x0, now, nxt), variance(now, nxt))
 
 
 POSTERIOR = Item(
@@ -295,48 +342,50 @@ POSTERIOR = Item(
     difficulty=3,
     minutes=20,
     answer=posterior,
-    cases=lambda: [
-        Case("alpha_bar 0.5, 0.6 before it", (gaussian(2, 3, 4, 4), gaussian(2, 3, 4, 4, seed=1), 0.5, 0.6)),
-        Case("alpha_bar 0.02, 0.03 before it", (gaussian(2, 3, 4, 4), gaussian(2, 3, 4, 4, seed=1), 0.02, 0.03)),
-        Case("the last step: alpha_bar 0.99, 1 before it", (gaussian(8), gaussian(8, seed=1), 0.99, 1.0)),
-    ],
+    draw=_levels,
     others={
         "two precisions": posterior_by_precisions,
-        "float64 tensors": lambda x_t, x0, now, before: posterior(x_t.double(), x0.double(), now, before),
+        "float64 tensors": lambda x_t, x0, now, nxt: posterior(x_t.double(), x0.double(), now, nxt),
     },
     hints=(
-        "Ho et al. 2020, equation 7: a mean of x0 and x_t, and a variance. `now / before` is this step's alpha.",
-        "The variance is (1 - before) / (1 - now) times beta: at the last step, where before = 1, it is 0.",
-        "In the mean, x0 has the factor sqrt(before) beta / (1 - now), x_t has sqrt(alpha) (1 - before) / (1 - now).",
+        "Ho et al. 2020, equation 7: a mean of x0 and x_t, and a variance. `now / nxt` is this step's alpha.",
+        "The variance is (1 - nxt) / (1 - now) times beta: at the last step, where nxt = 1, it is 0.",
+        "In the mean, x0 has the factor sqrt(nxt) beta / (1 - now), x_t has sqrt(alpha) (1 - nxt) / (1 - now).",
     ),
     mistakes=(
         Mistake(
             "The variance is beta itself, the other choice of Ho et al. (section 3.2): noise would be added even at "
             "the last step.",
-            _posterior_of(lambda *a: posterior(*a)[0], lambda now, before: 1 - now / before),
+            _posterior_of(lambda *a: posterior(*a)[0], lambda now, nxt: 1 - now / nxt),
         ),
         Mistake(
             "That is the standard deviation; what is asked for is the variance.",
             _posterior_of(
                 lambda *a: posterior(*a)[0],
-                lambda now, before: posterior(torch.ones(1), torch.ones(1), now, before)[1] ** 0.5,
+                lambda now, nxt: posterior(torch.ones(1), torch.ones(1), now, nxt)[1] ** 0.5,
             ),
         ),
         Mistake(
-            "You took alpha_bar for alpha: this one step keeps `now / before`, not `now`.",
+            "You took alpha_bar for alpha: this one step keeps `now / nxt`, not `now`.",
             _posterior_of(
-                lambda x, x0, now, before: (
-                    before**0.5 * (1 - now) / (1 - now) * x0 + now**0.5 * (1 - before) / (1 - now) * x
-                ),
-                lambda now, before: (1 - before) / (1 - now) * (1 - now),
+                lambda x, x0, now, nxt: nxt**0.5 * (1 - now) / (1 - now) * x0 + now**0.5 * (1 - nxt) / (1 - now) * x,
+                lambda now, nxt: (1 - nxt) / (1 - now) * (1 - now),
             ),
         ),
         Mistake(
             "The two factors are exchanged: at the last step the mean must be x0.",
             _posterior_of(
-                lambda x, x0, now, before: posterior(x0, x, now, before)[0],
-                lambda now, before: (1 - before) / (1 - now) * (1 - now / before),
+                lambda x, x0, now, nxt: posterior(x0, x, now, nxt)[0],
+                lambda now, nxt: (1 - nxt) / (1 - now) * (1 - now / nxt),
             ),
+        ),
+        Mistake(
+            "`now` and `nxt` are exchanged: `nxt` is the level nearer to the picture, and the larger of the two.",
+            lambda x, x0, now, nxt: posterior(x, x0, nxt, now),
+        ),
+        Mistake(
+            "The mean alone came back; the variance is asked for too, as in `return mean, variance`.",
+            lambda *inputs: posterior(*inputs)[0],
         ),
     ),
 )
@@ -357,9 +406,12 @@ ADD_TIME = Item(
     difficulty=2,
     minutes=10,
     answer=add_time,
-    cases=lambda: [
-        Case("feature maps (2, 3, 4, 4) and shifts (2, 3)", (gaussian(2, 3, 4, 4), gaussian(2, 3, seed=1))),
-        Case("feature maps (3, 3, 3, 3) and shifts (3, 3)", (gaussian(3, 3, 3, 3), gaussian(3, 3, seed=1))),
+    draw=lambda rng: [
+        Case(
+            f"feature maps {shape} and shifts {shape[:2]}",
+            (normal(rng, *shape, gradient=True), normal(rng, *shape[:2], gradient=True)),
+        )
+        for shape in ((2, 3, 4, 4), (3, 3, 3, 3), *(tuple(different(rng, 4, 2, 7)) for _ in range(3)))
     ],
     others={
         "None axes": lambda h, shift: shift[:, :, None, None] + h,

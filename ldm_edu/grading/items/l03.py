@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
-from ldm_edu.grading.item import Case, Item, Mistake, gaussian
+from ldm_edu.grading.draw import different, normal, number
+from ldm_edu.grading.item import Case, Item, Mistake
 
 # 03.kl
 
@@ -22,10 +23,18 @@ def kl_by_torch(mean: Tensor, logvar: Tensor) -> Tensor:
     return torch.distributions.kl_divergence(q, p).flatten(1).sum(1)
 
 
-def _posteriors() -> list[Case]:
+def _posteriors(rng: Generator) -> list[Case]:
+    shapes = [(3, 4, 2, 2), (1, 4, 2, 2), *(tuple(different(rng, 4, 2, 7)) for _ in range(3))]
+    spreads = [(0.7, 0.0), (1.0, -3.0), *((number(rng, 0.5, 1.0), number(rng, -2.0, 0.5)) for _ in range(3))]
     return [
-        Case("three posteriors (3, 4, 2, 2)", (gaussian(3, 4, 2, 2), 0.7 * gaussian(3, 4, 2, 2, seed=1))),
-        Case("a narrow one (1, 4, 2, 2)", (2 * gaussian(1, 4, 2, 2, seed=2), gaussian(1, 4, 2, 2, seed=3) - 3)),
+        Case(
+            f"posteriors {shape}",
+            (
+                (2 * normal(rng, *shape)).requires_grad_(),
+                (spread * normal(rng, *shape) + middle).requires_grad_(),
+            ),
+        )
+        for shape, (spread, middle) in zip(shapes, spreads, strict=True)
     ]
 
 
@@ -38,7 +47,7 @@ KL = Item(
     difficulty=2,
     minutes=12,
     answer=kl,
-    cases=_posteriors,
+    draw=_posteriors,
     others={
         "torch.distributions": kl_by_torch,
         "float64, another order": lambda m, v: (
@@ -87,7 +96,10 @@ SAMPLE = Item(
     difficulty=1,
     minutes=6,
     answer=sample,
-    cases=lambda: [Case("a posterior (2, 4, 3, 3)", tuple(gaussian(2, 4, 3, 3, seed=s) for s in range(3)))],
+    draw=lambda rng: [
+        Case(case.words, (*case.args, normal(rng, *case.args[0].shape)))  # and standard normal noise
+        for case in _posteriors(rng)
+    ],
     others={
         "a root": lambda m, v, e: torch.addcmul(m, v.exp().sqrt(), e),
         "float64": lambda m, v, e: m.double() + e.double() * v.double().div(2).exp(),
@@ -102,6 +114,14 @@ SAMPLE = Item(
         Mistake("You multiply by the logarithm of the variance.", lambda m, v, e: m + v * e),
         Mistake("The noise is not scaled at all.", lambda m, v, e: m + e),
         Mistake("Without noise that is the most likely latent, not a sample.", lambda m, v, e: m.clone()),
+        Mistake(
+            "You draw noise of your own; the noise is given, as `eps`.",
+            lambda m, v, e: sample(m, v, torch.randn_like(m)),
+        ),
+        Mistake(
+            "The numbers are right, but no gradient reaches mean and logvar: the encoder could not learn from it.",
+            torch.no_grad()(sample),
+        ),
     ),
 )
 
@@ -110,6 +130,17 @@ SAMPLE = Item(
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
     return 10 * torch.log10(4 / (x - y).square().mean(dim=(1, 2, 3)))
+
+
+def _pictures(rng: Generator) -> list[Case]:
+    sizes = [(2, 4, 4), (1, 5, 3), *(tuple(different(rng, 3, 2, 7)) for _ in range(3))]
+    return [
+        Case(
+            f"{b} pairs of pictures ({b}, 3, {h}, {w})",
+            ((x := normal(rng, b, 3, h, w)).tanh(), (x + number(rng, 0.05, 0.5) * normal(rng, b, 3, h, w)).tanh()),
+        )
+        for b, h, w in sizes
+    ]
 
 
 PSNR = Item(
@@ -121,12 +152,7 @@ PSNR = Item(
     difficulty=2,
     minutes=8,
     answer=psnr,
-    cases=lambda: [
-        Case(
-            "two pairs of pictures (2, 3, 4, 4)",
-            (gaussian(2, 3, 4, 4).tanh(), (gaussian(2, 3, 4, 4) + 0.1 * gaussian(2, 3, 4, 4, seed=1)).tanh()),
-        )
-    ],
+    draw=_pictures,
     others={
         "from the root": lambda x, y: 20 * torch.log10(2 / (x - y).flatten(1).norm(dim=1) * (x[0].numel()) ** 0.5),
         "float64": lambda x, y: -10 * ((x.double() - y.double()) ** 2).mean((1, 2, 3)).div(4).log10(),
@@ -163,6 +189,18 @@ def scale_factor(latents: Tensor) -> Tensor:
     return 1 / latents.std()
 
 
+def _latents(rng: Generator) -> list[Case]:
+    shapes = [(64, 4, 8, 8), *((n, c, h, w) for n, c, h, w in [(50, *different(rng, 3, 5, 9)) for _ in range(3)])]
+    spreads = [(5.49, 2.0), *((number(rng, 0.2, 8.0), number(rng, 1.0, 4.0)) for _ in range(3))]
+    return [
+        Case(
+            f"latents {shape}",
+            (spread * (normal(rng, *shape) + middle / 3 * torch.arange(shape[1]).view(-1, 1, 1)),),
+        )
+        for shape, (spread, middle) in zip(shapes, spreads, strict=True)
+    ]
+
+
 SCALE_FACTOR = Item(
     "03.scale_factor",
     title="Where 0.18215 comes from",
@@ -172,8 +210,8 @@ SCALE_FACTOR = Item(
     difficulty=1,
     minutes=6,
     answer=scale_factor,
-    cases=lambda: [Case("latents (64, 4, 8, 8)", (5.49 * gaussian(64, 4, 8, 8) + 2 * gaussian(1, 4, 1, 1, seed=1),))],
-    rtol=4e-3,
+    draw=_latents,
+    rtol=4e-4,  # of thousands of numbers: whether the squares are divided by n or by n - 1
     others={
         "from the variance, a float": lambda z: float(z.var()) ** -0.5,
         "by hand": lambda z: (z - z.mean()).square().mean().rsqrt(),
@@ -204,6 +242,18 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
+def _patches(rng: Generator) -> list[Case]:
+    def logits(*shape: int) -> Tensor:
+        return (1.5 * normal(rng, *shape)).requires_grad_()
+
+    sure = torch.full((1, 1, 2, 2), 3.0)
+    shapes = [(2, 1, 4, 4), *((b, 1, h, w) for b, h, w in [different(rng, 3, 2, 7) for _ in range(3)])]
+    return [
+        Case("a discriminator that is right everywhere", (sure.clone().requires_grad_(), (-sure).requires_grad_())),
+        *(Case(f"patches {shape}", (logits(*shape), logits(*shape))) for shape in shapes),
+    ]
+
+
 HINGE_LOSS = Item(
     "03.hinge_loss",
     title="What the discriminator learns",
@@ -213,12 +263,7 @@ HINGE_LOSS = Item(
     difficulty=2,
     minutes=8,
     answer=hinge_loss,
-    cases=lambda: [
-        Case("patches (2, 1, 4, 4)", (1.5 * gaussian(2, 1, 4, 4), 1.5 * gaussian(2, 1, 4, 4, seed=1))),
-        Case(
-            "a discriminator that is right everywhere", (torch.full((1, 1, 2, 2), 3.0), torch.full((1, 1, 2, 2), -3.0))
-        ),
-    ],
+    draw=_patches,
     others={
         "clamped": lambda r, f: ((1 - r).clamp(min=0).mean() + (1 + f).clamp(min=0).mean()) / 2,
         "maximum, float64": lambda r, f: (
@@ -250,16 +295,30 @@ HINGE_LOSS = Item(
 # 03.decode: working code with one planted mistake
 
 
-def a_decoder(z: Tensor) -> Tensor:
-    """Stands for a decoder: bent, so that a wrong scale shows."""
-    return torch.tanh(z) + 0.1 * z
-
-
 Network = Callable[[Tensor], Tensor]
+
+
+def a_decoder(rng: Generator) -> Network:
+    """Stands for a decoder: bent, so that a wrong scale shows."""
+    bend = number(rng, 0.5, 2.0)
+
+    def decoder(z: Tensor) -> Tensor:
+        return torch.tanh(bend * z) + 0.1 * z
+
+    return decoder
 
 
 def decode(decoder: Network, latents: Tensor, scale: float, shift: float) -> Tensor:
     return decoder(latents / scale + shift)
+
+
+def _scaled(rng: Generator) -> list[Case]:
+    small = [((2, 4, 4, 4), 0.276, 0.231), ((2, 4, 4, 4), 0.18215, 0.0)]
+    drawn = [(tuple(different(rng, 4, 2, 7)), number(rng, 0.3, 3.0), number(rng, -0.8, -0.2)) for _ in range(3)]
+    return [
+        Case(f"latents {shape}, scale {scale}, shift {shift}", (a_decoder(rng), normal(rng, *shape), scale, shift))
+        for shape, scale, shift in small + drawn
+    ]
 
 
 DECODE = Item(
@@ -271,10 +330,7 @@ DECODE = Item(
     difficulty=2,
     minutes=10,
     answer=decode,
-    cases=lambda: [
-        Case("scale 0.276, shift 0.231", (a_decoder, gaussian(2, 4, 4, 4), 0.276, 0.231)),
-        Case("Stable Diffusion's scale 0.18215, no shift", (a_decoder, gaussian(2, 4, 4, 4), 0.18215, 0.0)),
-    ],
+    draw=_scaled,
     others={
         "one fraction": lambda decoder, z, scale, shift: decoder((z + shift * scale) / scale),
         "named steps": lambda decoder, z, scale, shift: decoder(torch.add(z.mul(1 / scale), shift)),

@@ -1,9 +1,10 @@
 """Lesson 04, diffusion in latent space: the items, their right answers and the mistakes that are recognised."""
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from ldm_edu.grading.item import Case, Item, Mistake, gaussian
+from ldm_edu.grading.draw import different, normal, number, uniform, whole
+from ldm_edu.grading.item import Case, Item, Mistake
 
 # 04.to_unit
 
@@ -21,9 +22,13 @@ TO_UNIT = Item(
     difficulty=1,
     minutes=5,
     answer=to_unit,
-    cases=lambda: [
-        Case("scale 0.276, shift 0.231", (3.6 * gaussian(2, 4, 4, 4) + 0.231, 0.276, 0.231)),
-        Case("scale 2, shift -1", (gaussian(2, 4, 4, 4, seed=1), 2.0, -1.0)),
+    draw=lambda rng: [
+        Case(f"latents {shape}, scale {scale}, shift {shift}", (3.6 * normal(rng, *shape) + shift, scale, shift))
+        for shape, scale, shift in (
+            ((2, 4, 4, 4), 0.276, 0.231),
+            ((2, 4, 4, 4), 2.0, -1.0),
+            *((tuple(different(rng, 4, 2, 7)), number(rng, 0.1, 0.8), number(rng, -3.0, -0.2)) for _ in range(3)),
+        )
     ],
     others={
         "multiplied out": lambda z, scale, shift: z * scale - shift * scale,
@@ -53,6 +58,23 @@ def times(u: Tensor, steps: int) -> Tensor:
     return ((torch.arange(n) + u) / n * steps).long()
 
 
+def _spread(rng: Generator, n: int, steps: int) -> Tensor:
+    """Random numbers in [0, 1) whose times fall clear of whole ones, where float32 and float64 may part."""
+    u = uniform(rng, n)
+    while (0.5 - ((torch.arange(n) + u.double()) / n * steps).frac().sub(0.5).abs()).min() < 0.01:
+        u = uniform(rng, n)
+    return u
+
+
+def _batches(rng: Generator) -> list[Case]:
+    sizes = [(n, whole(rng, 100, 1500)) for n in different(rng, 3, 4, 9)]
+    return [
+        Case("a batch of 4, 1000 steps", (torch.tensor([0.11, 0.91, 0.53, 0.999]), 1000)),
+        Case("a batch of 3, 10 steps", (torch.tensor([0.01, 0.33, 0.99]), 10)),
+        *(Case(f"a batch of {n}, {steps} steps", (_spread(rng, n, steps), steps)) for n, steps in sizes),
+    ]
+
+
 TIMES = Item(
     "04.times",
     title="Times spread over the batch",
@@ -62,10 +84,7 @@ TIMES = Item(
     difficulty=2,
     minutes=10,
     answer=times,
-    cases=lambda: [
-        Case("a batch of 4, 1000 steps", (torch.tensor([0.11, 0.91, 0.53, 0.999]), 1000)),
-        Case("a batch of 3, 10 steps", (torch.tensor([0.01, 0.33, 0.99]), 10)),
-    ],
+    draw=_batches,
     others={
         "floor": lambda u, steps: torch.floor(steps * (torch.arange(len(u)).double() + u) / len(u)),
         "a list": lambda u, steps: [int(steps * (i + float(v)) / len(u)) for i, v in enumerate(u)],
@@ -92,6 +111,14 @@ TIMES = Item(
             "The same place in every strip: each picture has its own u.",
             lambda u, steps: ((torch.arange(len(u)) + u[0]) / len(u) * steps).long(),
         ),
+        Mistake(
+            "You draw random numbers of your own; they are given, as `u`.",
+            lambda u, steps: times(torch.rand_like(u), steps),
+        ),
+        Mistake(
+            "The times have a fraction; a schedule is looked up at whole ones, rounded down.",
+            lambda u, steps: (torch.arange(len(u)) + u) / len(u) * steps,
+        ),
     ),
 )
 
@@ -111,7 +138,14 @@ EMA = Item(
     difficulty=1,
     minutes=5,
     answer=ema,
-    cases=lambda: [Case("a decay of 0.9", (gaussian(5), gaussian(5, seed=1), 0.9))],
+    draw=lambda rng: [
+        Case(f"weights {shape}, a decay of {decay}", (normal(rng, *shape), normal(rng, *shape), decay))
+        for shape, decay in (
+            ((5,), 0.9),
+            ((3, 3), 0.999),
+            *((tuple(different(rng, n, 2, 7)), number(rng, 0.55, 0.98)) for n in (1, 2, 4)),
+        )
+    ],
     others={
         "torch.lerp": lambda a, w, d: torch.lerp(a, w, 1 - d),
         "a step towards": lambda a, w, d: a.double() + (1 - d) * (w.double() - a.double()),
@@ -145,7 +179,13 @@ WEIGHT = Item(
     difficulty=2,
     minutes=10,
     answer=weight,
-    cases=lambda: [Case("SNR = 100, 5, 1, 0.01 and gamma = 5", (torch.tensor([100.0, 5.0, 1.0, 0.01]), 5.0))],
+    draw=lambda rng: [
+        Case("SNR = 100, 5, 1, 0.01 and gamma = 5", (torch.tensor([100.0, 5.0, 1.0, 0.01]), 5.0)),
+        *(
+            Case(f"{n} ratios and gamma = {gamma}", (gamma * 10 ** uniform(rng, n, low=-1.0, high=1.0), gamma))
+            for n, gamma in zip(different(rng, 3, 5, 12), [number(rng, 1.0, 20.0) for _ in range(3)], strict=True)
+        ),
+    ],
     others={
         "a minimum": lambda snr, gamma: (gamma / snr.double()).clamp(max=1),
         "where": lambda snr, gamma: torch.where(snr > gamma, gamma / snr, torch.ones_like(snr)),
@@ -171,6 +211,23 @@ def cached(latents: Tensor, rows: Tensor, eps: Tensor, alpha_bar: Tensor) -> Ten
     return kept.sqrt() * latents[rows] + (1 - kept).sqrt() * eps
 
 
+def _caches(rng: Generator) -> list[Case]:
+    drawn = [(whole(rng, 5, 9), tuple(different(rng, 3, 2, 6))) for _ in range(3)]
+    rows = [torch.tensor([3, 0, 3]), *(torch.tensor([n - 1, *different(rng, 3, 0, n - 2)]) for n, _ in drawn)]
+    return [
+        Case(
+            f"a cache {(n, *shape)}, rows {places.tolist()}",
+            (
+                normal(rng, n, *shape),
+                places,
+                normal(rng, len(places), *shape),
+                uniform(rng, len(places), low=0.05, high=0.95),
+            ),
+        )
+        for (n, shape), places in zip([(5, (4, 2, 2)), *drawn], rows, strict=True)
+    ]
+
+
 CACHED = Item(
     "04.cached",
     title="Find the mistake: latents that decay",
@@ -180,17 +237,7 @@ CACHED = Item(
     difficulty=2,
     minutes=10,
     answer=cached,
-    cases=lambda: [
-        Case(
-            "a cache of 5 latents, rows 3, 0, 3",
-            (
-                gaussian(5, 4, 2, 2),
-                torch.tensor([3, 0, 3]),
-                gaussian(3, 4, 2, 2, seed=1),
-                torch.tensor([0.9, 0.5, 0.1]),
-            ),
-        )
-    ],
+    draw=_caches,
     others={
         "index_select": lambda z, rows, e, a: (
             torch.einsum("b,bchw->bchw", a**0.5, z.index_select(0, rows)) + (1 - a).sqrt().view(-1, 1, 1, 1) * e

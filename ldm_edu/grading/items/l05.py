@@ -5,9 +5,10 @@ import math
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
+from torch import Generator, Tensor
 
-from ldm_edu.grading.item import Case, Item, Mistake, gaussian
+from ldm_edu.grading.draw import different, normal, number, whole
+from ldm_edu.grading.item import Case, Item, Mistake
 
 # 05.merge
 
@@ -74,6 +75,24 @@ def merge_and_keep(parts: list[str], pair: Pair) -> list[str]:
     return merged
 
 
+def _words(rng: Generator) -> list[Case]:
+    def part(letters: str) -> str:
+        return letters[whole(rng, 0, len(letters) - 1)]
+
+    small = [
+        (list("banana"), ("a", "n")),
+        (list("aaaaa"), ("a", "a")),
+        (list("low"), ("e", "r")),
+        (["h", "an", "d"], ("an", "d")),
+        (["a"], ("a", "a")),
+        ([], ("a", "b")),
+    ]
+    letters = [chr(ord("a") + i) for i in different(rng, 3, 0, 25)]
+    few = [f"{one}{one.upper()}" for one in letters]  # a letter, and the capital that is another one
+    drawn = [([part(two) for _ in range(whole(rng, 9, 15))], (part(two), part(two))) for two in few]
+    return [Case(f"{' '.join(map(repr, parts))} and the pair {pair}", (parts, pair)) for parts, pair in small + drawn]
+
+
 MERGE = Item(
     "05.merge",
     title="One merge of byte-pair encoding",
@@ -83,12 +102,7 @@ MERGE = Item(
     difficulty=2,
     minutes=12,
     answer=merge,
-    cases=lambda: [
-        Case("'b a n a n a' and the pair (a, n)", (list("banana"), ("a", "n"))),
-        Case("'a a a a a' and the pair (a, a)", (list("aaaaa"), ("a", "a"))),
-        Case("'l o w' and a pair that is not in it", (list("low"), ("e", "r"))),
-        Case("'an' 'd' and a pair at the end", (["h", "an", "d"], ("an", "d"))),
-    ],
+    draw=_words,
     others={"a stack": merge_with_a_stack, "recursion": merge_recursively},
     hints=(
         "Go from left to right. Where the next two parts are the pair, put one joined part and go on behind both.",
@@ -103,6 +117,10 @@ MERGE = Item(
             merge_overlapping,
         ),
         Mistake("The second part of a merged pair stays: it must go.", merge_and_keep),
+        Mistake(
+            "A capital is another letter: 'A' and 'a' are two parts.",
+            lambda parts, pair: merge([p.lower() for p in parts], (pair[0].lower(), pair[1].lower())),
+        ),
     ),
 )
 
@@ -142,6 +160,12 @@ def _over_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return scores.masked_fill(future, float("-inf")).softmax(dim=-2) @ v
 
 
+def _sizes(rng: Generator) -> list[tuple[int, int, int, int]]:
+    """Batch, heads, tokens, width: all different, with more tokens than numbers in a head and with fewer."""
+    drawn = [different(rng, 4, 2, 6) for _ in range(3)]
+    return [(b, h, n + 8, d) if place == 0 else (b, h, n, d + 5) for place, (b, h, n, d) in enumerate(drawn)]
+
+
 CAUSAL_ATTENTION = Item(
     "05.causal_attention",
     title="Nobody reads ahead",
@@ -151,8 +175,12 @@ CAUSAL_ATTENTION = Item(
     difficulty=3,
     minutes=18,
     answer=causal_attention,
-    cases=lambda: [
-        Case("2 texts, 2 heads, 5 tokens of width 8", tuple(gaussian(2, 2, 5, 8, seed=s) for s in range(3)))
+    draw=lambda rng: [
+        Case(
+            f"{b} texts, {h} heads, {n} tokens of width {d}",
+            tuple(normal(rng, b, h, n, d, gradient=True) for _ in range(3)),
+        )
+        for b, h, n, d in ((2, 2, 5, 8), (1, 1, 4, 4), *_sizes(rng))
     ],
     others={
         "PyTorch's own": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
@@ -182,6 +210,10 @@ CAUSAL_ATTENTION = Item(
         Mistake(
             "You divide by d; it is the square root of d.",
             lambda q, k, v: _attend(q, k, v, causal=True, scale=1 / q.shape[-1]),
+        ),
+        Mistake(
+            "The diagonal is masked too: a token sees itself, and the first one would see nothing at all.",
+            lambda q, k, v: _attend(q, k, v, causal=True, diagonal=0),
         ),
     ),
 )
@@ -228,6 +260,22 @@ def _cross(
     return rearrange(out, f"{right} -> {left}")
 
 
+def _pixels_and_words(rng: Generator) -> list[Case]:
+    drawn = [(*different(rng, 5, 2, 9), whole(rng, 5, 7), heads) for heads in different(rng, 3, 2, 5)]
+    return [
+        Case(
+            f"{b} pictures of {n} pixels of width {wide}, {words} tokens of width {c}, {heads} heads of {d}",
+            (
+                normal(rng, b, n, wide, gradient=True),
+                normal(rng, b, words, c, gradient=True),
+                *(normal(rng, width, heads * d).mul(0.4).requires_grad_() for width in (wide, c, c)),
+                heads,
+            ),
+        )
+        for b, n, wide, words, c, d, heads in [(2, 9, 6, 4, 5, 4, 2), (1, 4, 8, 3, 8, 8, 1), *drawn]
+    ]
+
+
 CROSS_ATTENTION = Item(
     "05.cross_attention",
     title="Pixels ask, words answer",
@@ -237,19 +285,7 @@ CROSS_ATTENTION = Item(
     difficulty=3,
     minutes=20,
     answer=cross_attention,
-    cases=lambda: [
-        Case(
-            "9 pixels of width 6, 4 tokens of width 5, 2 heads of 4",
-            (
-                gaussian(2, 9, 6),
-                gaussian(2, 4, 5, seed=1),
-                gaussian(6, 8, seed=2),
-                gaussian(5, 8, seed=3),
-                gaussian(5, 8, seed=4),
-                2,
-            ),
-        )
-    ],
+    draw=_pixels_and_words,
     others={"PyTorch's own": cross_attention_by_torch, "head by head": cross_attention_head_by_head},
     hints=(
         "Queries come from the pixels `x`, keys and values from the `context`.",
@@ -294,8 +330,15 @@ def contrastive_by_logs(image: Tensor, text: Tensor, scale: float) -> Tensor:
     return -0.5 * (logits.log_softmax(0).diagonal().mean() + logits.log_softmax(1).diagonal().mean())
 
 
-def _units(seed: int) -> Tensor:
-    return F.normalize(gaussian(6, 4, seed=seed), dim=-1)
+def _pairs(rng: Generator) -> list[Case]:
+    def units(n: int, width: int) -> Tensor:
+        return F.normalize(normal(rng, n, width), dim=-1).requires_grad_()
+
+    drawn = [(tuple(different(rng, 2, 3, 9)), number(rng, 2.0, 20.0)) for _ in range(3)]
+    return [
+        Case(f"{n} pairs of unit vectors of width {width}, scale {scale}", (units(n, width), units(n, width), scale))
+        for (n, width), scale in [((6, 4), 10.0), ((4, 4), 5.0), *drawn]
+    ]
 
 
 CONTRASTIVE = Item(
@@ -307,7 +350,7 @@ CONTRASTIVE = Item(
     difficulty=2,
     minutes=12,
     answer=contrastive,
-    cases=lambda: [Case("six pairs of unit vectors, scale 10", (_units(0), _units(1), 10.0))],
+    draw=_pairs,
     others={
         "log-softmax, float64": contrastive_by_logs,
         "logsumexp": lambda i, t, s: (
@@ -336,6 +379,10 @@ CONTRASTIVE = Item(
             "You divide by the scale; it is one over a temperature already.",
             lambda i, t, s: contrastive(i, t, 1 / s),
         ),
+        Mistake(
+            "The loss is cut off from the two networks: without a gradient nothing is learned.",
+            torch.no_grad()(contrastive),
+        ),
     ),
 )
 
@@ -351,6 +398,19 @@ def end_state_by_a_loop(states: Tensor, tokens: Tensor, end: int) -> Tensor:
     return torch.stack([s[row.tolist().index(end)] for s, row in zip(states, tokens, strict=True)])
 
 
+def _texts(rng: Generator) -> list[Case]:
+    clip = torch.tensor([[8, 1, 2, 9, 9, 9], [8, 9, 9, 9, 9, 9], [8, 3, 4, 5, 6, 9]])
+    cases = [Case("three texts, padded with the end token 9", (normal(rng, 3, 6, 4, gradient=True), clip, 9))]
+    for _ in range(3):
+        b, length, width = different(rng, 3, 3, 8)
+        start, end, *words = different(rng, 2 + length, 0, 30)
+        lengths = [0, length - 2, *(whole(rng, 1, length - 2) for _ in range(b - 2))]
+        tokens = torch.tensor([[start, *words[:n], *[end] * (length - 1 - n)] for n in lengths])
+        states = normal(rng, b, length, width, gradient=True)
+        cases.append(Case(f"{b} texts of {length} tokens, padded with the end token {end}", (states, tokens, end)))
+    return cases
+
+
 END_STATE = Item(
     "05.end_state",
     title="Find the mistake: all texts alike",
@@ -360,12 +420,7 @@ END_STATE = Item(
     difficulty=2,
     minutes=10,
     answer=end_state,
-    cases=lambda: [
-        Case(
-            "three texts, padded with the end token 9",
-            (gaussian(3, 6, 4), torch.tensor([[8, 1, 2, 9, 9, 9], [8, 9, 9, 9, 9, 9], [8, 3, 4, 5, 6, 9]]), 9),
-        )
-    ],
+    draw=_texts,
     others={
         "a loop": end_state_by_a_loop,
         "gather": lambda s, t, end: s.gather(
@@ -391,6 +446,10 @@ END_STATE = Item(
         Mistake(
             "One too early: that is the last word's state, not the end token's.",
             lambda s, t, end: s[torch.arange(len(s)), (t == end).int().argmax(dim=1) - 1],
+        ),
+        Mistake(
+            "You look for the largest token; it is the end token in CLIP's vocabulary only. Look for `end`.",
+            lambda s, t, end: s[torch.arange(len(s)), t.argmax(dim=1)],
         ),
     ),
 )

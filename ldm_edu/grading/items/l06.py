@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Generator, Tensor
 
-from ldm_edu.grading.item import Case, Item, Mistake, gaussian
+from ldm_edu.grading.draw import different, normal, number, uniform
+from ldm_edu.grading.item import Case, Item, Mistake
 
 # 06.drop_condition
 
@@ -21,8 +22,19 @@ def drop_by_index(context: Tensor, blank: Tensor, u: Tensor, share: float) -> Te
     return kept
 
 
-def _drop_inputs() -> tuple[Tensor, Tensor, Tensor, float]:
-    return gaussian(6, 3, 4), gaussian(3, 4, seed=1), torch.tensor([0.05, 0.5, 0.95, 0.01, 0.7, 0.3]), 0.1
+def _captions(rng: Generator) -> list[Case]:
+    def inputs(b: int, length: int, width: int, share: float) -> tuple[Tensor, Tensor, Tensor, float]:
+        u = uniform(rng, b)
+        u[:3] = torch.tensor([0.5 * share, share, (1 + share) / 2])  # below, just not below, above
+        u = u[torch.randperm(b, generator=rng)]
+        return normal(rng, b, length, width), normal(rng, length, width), u, share
+
+    sixteenths = different(rng, 3, 3, 13)  # exact in float32 as in float64
+    drawn = [(tuple(different(rng, 3, 5, 9)), n / 16) for n in sixteenths]
+    return [
+        Case(f"{b} captions of {length} tokens, a share of {share}", inputs(b, length, width, share))
+        for (b, length, width), share in [((6, 3, 4), 0.125), ((4, 4, 4), 0.5), *drawn, ((30, 3, 2), 0.5)]
+    ]
 
 
 DROP_CONDITION = Item(
@@ -34,7 +46,7 @@ DROP_CONDITION = Item(
     difficulty=2,
     minutes=8,
     answer=drop_condition,
-    cases=lambda: [Case("six captions, a share of 0.1", _drop_inputs())],
+    draw=_captions,
     others={
         "by index": drop_by_index,
         "by arithmetic, float64": lambda c, blank, u, share: (
@@ -63,6 +75,10 @@ DROP_CONDITION = Item(
             "Nothing is dropped: without that the network never learns to draw without a caption.",
             lambda c, *_: c.clone(),
         ),
+        Mistake(
+            "You draw random numbers of your own: `u` holds them already, one for each picture.",
+            lambda c, blank, u, share: drop_condition(c, blank, torch.rand(len(c)), share),
+        ),
     ),
 )
 
@@ -73,10 +89,12 @@ def cfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     return uncond + scale * (cond - uncond)
 
 
-def _branches() -> list[Case]:
+def _branches(rng: Generator) -> list[Case]:
+    small = [((2, 4, 4, 4), scale) for scale in (7.5, 1.0, 0.0)]
+    drawn = [(tuple(different(rng, n, 2, 7)), number(rng, 1.5, 9.0)) for n in (4, 3, 1)]
     return [
-        Case(f"a scale of {scale:g}", (gaussian(2, 4, 4, 4), gaussian(2, 4, 4, 4, seed=1), scale))
-        for scale in (7.5, 1.0, 0.0, 3.0)
+        Case(f"predictions {shape}, a scale of {scale:g}", (normal(rng, *shape), normal(rng, *shape), scale))
+        for shape, scale in small + drawn
     ]
 
 
@@ -89,7 +107,7 @@ CFG = Item(
     difficulty=1,
     minutes=6,
     answer=cfg,
-    cases=_branches,
+    draw=_branches,
     others={
         "torch.lerp": lambda c, u, s: torch.lerp(u, c, s),
         "two weights, float64": lambda c, u, s: s * c.double() + (1 - s) * u.double(),
@@ -134,17 +152,40 @@ def one_call_by_turns(network: Network, x: Tensor, t: Tensor, cond: Tensor, unco
     return (1 - scale) * both[1::2] + scale * both[::2]
 
 
-def _asked_once() -> Network:
-    asked = 0
+def _asked_once(rng: Generator) -> Network:
+    asked, bend = 0, number(rng, 0.5, 1.5)
 
     def network(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         nonlocal asked
         asked += 1
         if asked > 1:
             raise RuntimeError("the network was asked twice; lay both prompts into one batch")
-        return torch.tanh(x + context.mean(dim=(1, 2)).view(-1, 1, 1, 1)) * (1 + t.view(-1, 1, 1, 1) / 1000)
+        for things, n in (("times", len(t)), ("contexts", len(context))):
+            if len(x) != n:
+                much = "more" if len(x) > n else "fewer"
+                raise ValueError(f"the network was given {much} pictures than {things}: {len(x)} and {n}")
+        return torch.tanh(bend * x + context.mean(dim=(1, 2)).view(-1, 1, 1, 1)) * (1 + t.view(-1, 1, 1, 1) / 1000)
 
     return network
+
+
+def _prompts(rng: Generator) -> list[Case]:
+    sizes = [(2, 4, 4, 4, 3, 8), *((*different(rng, 4, 2, 6), *different(rng, 2, 3, 9)) for _ in range(3))]
+    scales = [5.0, *(number(rng, 1.5, 9.0) for _ in range(3))]
+    return [
+        Case(
+            f"pictures {(b, c, h, w)}, prompts {(b, length, width)}, scale {scale}",
+            (
+                _asked_once(rng),
+                normal(rng, b, c, h, w),
+                uniform(rng, b, high=999.0),
+                normal(rng, b, length, width) + 0.3,
+                normal(rng, b, length, width) - 0.3,
+                scale,
+            ),
+        )
+        for (b, c, h, w, length, width), scale in zip(sizes, scales, strict=True)
+    ]
 
 
 def _two_calls(network: Network, x: Tensor, t: Tensor, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
@@ -168,19 +209,7 @@ ONE_CALL = Item(
     difficulty=2,
     minutes=12,
     answer=one_call,
-    cases=lambda: [
-        Case(
-            "two pictures, scale 5",
-            (
-                _asked_once(),
-                gaussian(2, 4, 4, 4),
-                torch.tensor([500.0, 20.0]),
-                gaussian(2, 3, 8, seed=1),
-                gaussian(2, 3, 8, seed=2),
-                5.0,
-            ),
-        )
-    ],
+    draw=_prompts,
     others={"the blank one first": one_call_blank_first, "by turns": one_call_by_turns},
     hints=(
         "The network is asked once, about a batch of 2B: every picture twice, with its prompt and without.",
@@ -199,6 +228,14 @@ ONE_CALL = Item(
         Mistake(
             "The halves come back in the order in which you laid them in: yours are exchanged.",
             _halves_exchanged,
+        ),
+        Mistake(
+            "The times are not doubled: every one of the 2B pictures needs its own.",
+            lambda network, x, t, cond, uncond, scale: network(torch.cat([x, x]), t, torch.cat([cond, uncond])),
+        ),
+        Mistake(
+            "The pictures are not doubled: each is asked about twice, with its prompt and without.",
+            lambda network, x, t, cond, uncond, scale: network(x, t, torch.cat([cond, uncond])),
         ),
     ),
 )
@@ -219,6 +256,26 @@ def rescale_one_by_one(cond: Tensor, guided: Tensor, phi: float) -> Tensor:
     return torch.stack([f * g for f, g in zip(factors, guided, strict=True)])
 
 
+def _burnt(rng: Generator) -> list[Case]:
+    small = [((2, 4, 4, 4), phi) for phi in (0.7, 1.0, 0.0)]
+    drawn = [(tuple(different(rng, 4, 2, 7)), number(rng, 0.15, 0.45)) for _ in range(3)]
+    return [
+        Case(
+            f"predictions {shape}, phi = {phi}",
+            (
+                normal(rng, *shape) + 0.2,
+                uniform(rng, shape[0], 1, 1, 1, low=2.0, high=6.0) * normal(rng, *shape) + 0.5,
+                phi,
+            ),
+        )
+        for shape, phi in small + drawn
+    ]
+
+
+def _by(spread: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor, float], Tensor]:
+    return lambda cond, guided, phi: phi * guided * spread(cond) / spread(guided) + (1 - phi) * guided
+
+
 RESCALE = Item(
     "06.rescale",
     title="Against burnt colours",
@@ -228,17 +285,7 @@ RESCALE = Item(
     difficulty=3,
     minutes=15,
     answer=rescale,
-    cases=lambda: [
-        Case(
-            f"phi = {phi}",
-            (
-                gaussian(2, 4, 4, 4),
-                torch.tensor([3.0, 5.0]).view(2, 1, 1, 1) * gaussian(2, 4, 4, 4, seed=1) + 0.5,
-                phi,
-            ),
-        )
-        for phi in (0.7, 1.0)
-    ],
+    draw=_burnt,
     others={
         "one by one": rescale_one_by_one,
         "std over three axes": lambda c, g, phi: (
@@ -257,7 +304,7 @@ RESCALE = Item(
         ),
         Mistake(
             "One spread for the whole batch: pictures would depend on each other.",
-            lambda c, g, phi: phi * g * c.std() / g.std() + (1 - phi) * g,
+            _by(lambda x: x.std()),
         ),
         Mistake(
             "phi and 1 - phi are exchanged: phi = 1 is all of the rescaling.",
@@ -266,6 +313,14 @@ RESCALE = Item(
         Mistake(
             "You mix with the unguided prediction; the mix is of the rescaled and the guided one.",
             lambda c, g, phi: phi * g * c.std((1, 2, 3), keepdim=True) / g.std((1, 2, 3), keepdim=True) + (1 - phi) * c,
+        ),
+        Mistake(
+            "One spread for each channel: that changes the colours of a picture against each other.",
+            _by(lambda x: x.std((2, 3), keepdim=True)),
+        ),
+        Mistake(
+            "You take the variance; the standard deviation is its square root.",
+            _by(lambda x: x.var((1, 2, 3), keepdim=True)),
         ),
     ),
 )
@@ -277,6 +332,18 @@ def scale_at(ratio: float, scale: float, low: float, high: float) -> float:
     return scale if low < ratio <= high else 1.0
 
 
+def _ratios(rng: Generator) -> list[Case]:
+    intervals = [
+        (5.0, 0.3, 4.0),
+        *((number(rng, 2.0, 9.0), number(rng, 0.1, 0.4), number(rng, 4.0, 9.0)) for _ in "abc"),
+    ]
+    return [
+        Case(f"sigma / alpha = {ratio:g}, guidance {scale:g} between {low:g} and {high:g}", (ratio, scale, low, high))
+        for scale, low, high in intervals
+        for ratio in (2 * high, high, number(rng, 0.5, 1.0), 3.0, low, low / 2)
+    ]
+
+
 SCALE_AT = Item(
     "06.scale_at",
     title="Find the mistake: guidance in an interval",
@@ -286,10 +353,7 @@ SCALE_AT = Item(
     difficulty=2,
     minutes=8,
     answer=scale_at,
-    cases=lambda: [
-        Case(f"sigma / alpha = {ratio:g}, guidance 5 between 0.3 and 4", (ratio, 5.0, 0.3, 4.0))
-        for ratio in (10.0, 4.0, 1.0, 0.3, 0.1)
-    ],
+    draw=_ratios,
     others={
         "nested": lambda r, s, low, high: 1.0 if r > high else (s if r > low else 1.0),
         "arithmetic": lambda r, s, low, high: 1 + (s - 1) * (low < r <= high),
@@ -311,6 +375,10 @@ SCALE_AT = Item(
         Mistake(
             "Only one of the two bounds is kept: the lower one is missing.",
             lambda r, s, low, high: s if r <= high else 1.0,
+        ),
+        Mistake(
+            "Yours takes `ratio` for alpha / sigma: it is sigma / alpha, and large where there is much noise.",
+            lambda r, s, low, high: s if low < 1 / r <= high else 1.0,
         ),
     ),
 )

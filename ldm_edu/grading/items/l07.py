@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from ldm_edu.grading.item import Case, Item, Mistake, gaussian
+from ldm_edu.grading.draw import different, normal, number, whole
+from ldm_edu.grading.item import Case, Item, Mistake
 
 Denoise = Callable[[Tensor, float], Tensor]
 
@@ -18,11 +19,12 @@ def ddim_step(x: Tensor, eps: Tensor, now: float, nxt: float) -> Tensor:
     return nxt**0.5 * x0 + (1 - nxt) ** 0.5 * eps
 
 
-def _two_levels() -> list[Case]:
-    pair = gaussian(2, 3, 4, 4), gaussian(2, 3, 4, 4, seed=1)
+def _levels(rng: Generator) -> list[Case]:
+    small = [((2, 3, 4, 4), 0.3, 0.6), ((2, 3, 4, 4), 0.9, 1.0)]
+    drawn = [(tuple(different(rng, n, 2, 7)), number(rng, 0.05, 0.45), number(rng, 0.5, 0.95)) for n in (4, 3, 1)]
     return [
-        Case("from alpha_bar 0.3 to 0.6", (*pair, 0.3, 0.6)),
-        Case("the last step, from 0.9 to 1", (*pair, 0.9, 1.0)),
+        Case(f"samples {shape}, from alpha_bar {now} to {nxt}", (normal(rng, *shape), normal(rng, *shape), now, nxt))
+        for shape, now, nxt in small + drawn
     ]
 
 
@@ -35,7 +37,7 @@ DDIM_STEP = Item(
     difficulty=2,
     minutes=10,
     answer=ddim_step,
-    cases=_two_levels,
+    draw=_levels,
     others={
         "one line": lambda x, e, a, b: (b / a) ** 0.5 * x + ((1 - b) ** 0.5 - (b / a) ** 0.5 * (1 - a) ** 0.5) * e,
         "in the ratio of noise": lambda x, e, a, b: (
@@ -78,9 +80,17 @@ def euler_step(x: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> Tensor
     return x + (sigma_next - sigma) * (x - x0) / sigma
 
 
-def _two_sigmas() -> list[Case]:
-    pair = 5 * gaussian(2, 3, 4, 4), gaussian(2, 3, 4, 4, seed=1)
-    return [Case("from sigma 5 to 3", (*pair, 5.0, 3.0)), Case("the last step, from 0.5 to 0", (*pair, 0.5, 0.0))]
+def _sigmas(rng: Generator) -> list[tuple[tuple[int, ...], float, float]]:
+    """Shapes of samples, and two sigmas, the second smaller."""
+    drawn = [(tuple(different(rng, n, 2, 7)), number(rng, 3.0, 9.0), number(rng, 0.3, 2.0)) for n in (4, 3, 1)]
+    return [((2, 3, 4, 4), 5.0, 3.0), *drawn]
+
+
+def _to_zero(rng: Generator) -> list[Case]:
+    return [
+        Case(f"samples {shape}, from sigma {now} to {nxt}", (now * normal(rng, *shape), normal(rng, *shape), now, nxt))
+        for shape, now, nxt in [((2, 3, 4, 4), 0.5, 0.0), *_sigmas(rng)]
+    ]
 
 
 EULER_STEP = Item(
@@ -92,7 +102,7 @@ EULER_STEP = Item(
     difficulty=2,
     minutes=8,
     answer=euler_step,
-    cases=_two_sigmas,
+    draw=_to_zero,
     others={
         "a mix of x and x0": lambda x, x0, s, n: x0 + n / s * (x - x0),
         "torch.lerp": lambda x, x0, s, n: torch.lerp(x0.double(), x.double(), n / s),
@@ -125,9 +135,14 @@ EULER_STEP = Item(
 # 07.heun_step
 
 
-def a_denoiser(x: Tensor, sigma: float) -> Tensor:
+def a_denoiser(rng: Generator) -> Denoise:
     """Stands for a model: the exact one of data that is N(0, 1), bent a little."""
-    return torch.tanh(x) / (1 + sigma**2)
+    bend = number(rng, 0.3, 1.5)
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        return torch.tanh(bend * x) / (1 + sigma**2)
+
+    return denoise
 
 
 def heun_step(denoise: Denoise, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
@@ -173,9 +188,9 @@ HEUN_STEP = Item(
     difficulty=3,
     minutes=15,
     answer=heun_step,
-    cases=lambda: [
-        Case("from sigma 5 to 2", (a_denoiser, 5 * gaussian(2, 3, 4, 4), 5.0, 2.0)),
-        Case("from sigma 1 to 0.4", (a_denoiser, gaussian(2, 3, 4, 4, seed=1), 1.0, 0.4)),
+    draw=lambda rng: [
+        Case(f"samples {shape}, from sigma {now} to {nxt}", (a_denoiser(rng), now * normal(rng, *shape), now, nxt))
+        for shape, now, nxt in [((2, 3, 4, 4), 1.0, 0.4), *_sigmas(rng)]
     ],
     others={"a correction": heun_as_a_correction, "float64": heun_in_float64},
     hints=(
@@ -239,6 +254,20 @@ def _dpm(x: Tensor, x0: Tensor, before: Tensor, sigmas: list[float], weight: Cal
     return math.exp(-h) * x + (1 - math.exp(-h)) * (x0 + weight(r) * (x0 - before))
 
 
+def _three_sigmas(rng: Generator) -> list[Case]:
+    drawn = [
+        (tuple(different(rng, n, 2, 7)), [number(rng, 6.0, 9.0), number(rng, 2.5, 4.0), number(rng, 0.3, 0.9)])
+        for n in (4, 3, 1)
+    ]
+    return [
+        Case(
+            f"samples {shape}, sigmas {sigmas}",
+            (5 * normal(rng, *shape), normal(rng, *shape), normal(rng, *shape), sigmas),
+        )
+        for shape, sigmas in [((2, 3, 4, 4), [9.0, 5.0, 2.0]), ((2, 3, 4, 4), [1.0, 0.7, 0.4]), *drawn]
+    ]
+
+
 DPM_STEP = Item(
     "07.dpm_step",
     title="One step of DPM-Solver++ 2M",
@@ -248,13 +277,7 @@ DPM_STEP = Item(
     difficulty=3,
     minutes=20,
     answer=dpm_step,
-    cases=lambda: [
-        Case(
-            f"sigmas {sigmas}",
-            (5 * gaussian(2, 3, 4, 4), gaussian(2, 3, 4, 4, seed=1), gaussian(2, 3, 4, 4, seed=2), sigmas),
-        )
-        for sigmas in ([9.0, 5.0, 2.0], [1.0, 0.7, 0.4])
-    ],
+    draw=_three_sigmas,
     others={"ratios of sigmas": dpm_step_in_sigmas, "expm1": dpm_step_with_expm1},
     hints=(
         "Time is lambda = -log sigma. With h the step ahead and h_before the one behind, r = h_before / h.",
@@ -292,6 +315,18 @@ def trailing(steps: int, total: int) -> list[int]:
     return [round(total * (steps - i) / steps) - 1 for i in range(steps)]
 
 
+def _stride(steps: int, total: int) -> list[int]:
+    return [total - i * (total // steps) - 1 for i in range(steps)]
+
+
+def _runs(rng: Generator) -> list[Case]:
+    few = [(10, 1000), (4, 1000), (1, 1000)]
+    for _ in range(4):  # an odd number of steps: no time is half way between two whole ones
+        steps = 2 * whole(rng, 3, 30) + 1
+        few.append((steps, steps * whole(rng, 8, 20) + whole(rng, 2, steps - 2)))
+    return [Case(f"{steps} of {total}", (steps, total)) for steps, total in few]
+
+
 TRAILING = Item(
     "07.trailing",
     title="At which times?",
@@ -301,18 +336,14 @@ TRAILING = Item(
     difficulty=2,
     minutes=10,
     answer=trailing,
-    cases=lambda: [
-        Case("10 of 1000", (10, 1000)),
-        Case("4 of 1000", (4, 1000)),
-        Case("1 of 1000", (1, 1000)),
-    ],
+    draw=_runs,
     others={
         "a tensor": lambda n, total: (torch.arange(n, 0, -1) * total / n).round().long() - 1,
-        "counted down": lambda n, total: [int(total - i * total / n) - 1 for i in range(n)],
+        "counted down, in whole numbers": lambda n, total: [(2 * (n - i) * total + n) // (2 * n) - 1 for i in range(n)],
     },
     hints=(
         "The first time is the noisiest of all, total - 1: that is where pure noise belongs.",
-        "Go down in equal strides of total / steps, and stop one stride above -1.",
+        "Go down in equal strides of total / steps, which need not be whole, and stop one stride above -1.",
         "10 of 1000: 999, 899, ..., 99.",
     ),
     mistakes=(
@@ -324,10 +355,18 @@ TRAILING = Item(
             "Off by one: times count from 0, so the noisiest is total - 1.",
             lambda n, total: [total * (n - i) // n for i in range(n)],
         ),
+        Mistake(
+            "You round down; the nearest whole number is asked for.",
+            lambda n, total: [total * (n - i) // n - 1 for i in range(n)],
+        ),
+        Mistake(
+            "You round the stride, and its error grows from step to step: round each time instead.",
+            _stride,
+        ),
         Mistake("They must fall: sampling goes from noise to picture.", lambda n, total: trailing(n, total)[::-1]),
         Mistake(
             "That is `linspace`: both ends are kept, and the last step starts from a time without noise to take away.",
-            lambda n, total: torch.linspace(total - 1, 0, n),
+            lambda n, total: torch.linspace(total - 1, 0, n).round(),
         ),
     ),
 )
@@ -348,10 +387,13 @@ ETA_SIGMA = Item(
     difficulty=2,
     minutes=10,
     answer=eta_sigma,
-    cases=lambda: [
-        Case("alpha_bar 0.5 to 0.6, eta 1", (0.5, 0.6, 1.0)),
-        Case("alpha_bar 0.1 to 0.4, eta 0.5", (0.1, 0.4, 0.5)),
-        Case("the last step: 0.95 to 1, eta 1", (0.95, 1.0, 1.0)),
+    draw=lambda rng: [
+        Case(f"alpha_bar {now} to {nxt}, eta {eta}", (now, nxt, eta))
+        for now, nxt, eta in (
+            (0.5, 0.6, 1.0),
+            (0.95, 1.0, 1.0),
+            *((number(rng, 0.05, 0.45), number(rng, 0.5, 0.95), number(rng, 0.2, 0.8)) for _ in range(3)),
+        )
     ],
     others={
         "from the variance": lambda a, b, eta: eta * math.sqrt((1 - b) / (1 - a) * (b - a) / b),

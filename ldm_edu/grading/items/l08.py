@@ -6,9 +6,10 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
+from torch import Generator, Tensor
 
-from ldm_edu.grading.item import Case, Item, Mistake, gaussian
+from ldm_edu.grading.draw import different, normal, number, whole
+from ldm_edu.grading.item import Case, Item, Mistake
 
 # 08.our_name
 
@@ -59,6 +60,21 @@ def _named(place: Callable[[int], tuple[int, int]], parts: dict[str, str] | None
     return answer
 
 
+def _names(rng: Generator) -> list[Case]:
+    numbers = [n for n in range(1, 12) if n % 3]  # the others are downsamplers
+    layers = [list(PARTS)[i] for i in different(rng, len(PARTS), 0, len(PARTS) - 1)]
+    drawn = [
+        f"input_blocks.{numbers[place]}.0.{layer}.{('weight', 'bias')[whole(rng, 0, 1)]}"
+        for place, layer in zip(different(rng, len(layers), 0, len(numbers) - 1), layers, strict=True)
+    ]
+    few = [
+        "input_blocks.1.0.in_layers.0.weight",
+        "input_blocks.2.0.in_layers.2.bias",
+        "input_blocks.8.0.out_layers.3.bias",
+    ]
+    return [Case(f"`{name}`", (name,)) for name in (*few, *drawn)]
+
+
 OUR_NAME = Item(
     "08.our_name",
     title="Which of their tensors is which of ours",
@@ -68,17 +84,7 @@ OUR_NAME = Item(
     difficulty=2,
     minutes=12,
     answer=our_name,
-    cases=lambda: [
-        Case(f"`{name}`", (name,))
-        for name in (
-            "input_blocks.1.0.in_layers.0.weight",
-            "input_blocks.2.0.in_layers.2.bias",
-            "input_blocks.4.0.skip_connection.weight",
-            "input_blocks.8.0.emb_layers.1.weight",
-            "input_blocks.11.0.out_layers.3.bias",
-            "input_blocks.7.0.out_layers.0.weight",
-        )
-    ],
+    draw=_names,
     others={"a table of all places": our_name_by_a_table, "word by word": our_name_by_replacing},
     hints=(
         "Write their row down: 0 is the first convolution; then, for each level, two blocks and a downsampler.",
@@ -102,6 +108,10 @@ OUR_NAME = Item(
             "The end of the name is lost: a weight and its bias would have one name.",
             lambda name: our_name(name).rsplit(".", 1)[0],
         ),
+        Mistake(
+            "Every name ends in `.weight`: half of the tensors are biases.",
+            lambda name: our_name(name).rsplit(".", 1)[0] + ".weight",
+        ),
     ),
 )
 
@@ -120,9 +130,10 @@ def transformer_parameters(channels: int, context: int) -> int:
 
 def counted_by_torch(channels: int, context: int) -> int:
     nn, c = torch.nn, channels
-    layers = [nn.GroupNorm(1, c), *(nn.LayerNorm(c) for _ in range(3)), *(nn.Linear(c, c) for _ in range(4))]
-    layers += [nn.Linear(n, c, bias=False) for n in (c, c, c, c, context, context)]
-    layers += [nn.Linear(c, 8 * c), nn.Linear(4 * c, c)]
+    with torch.device("meta"):
+        layers = [nn.GroupNorm(1, c), *(nn.LayerNorm(c) for _ in range(3)), *(nn.Linear(c, c) for _ in range(4))]
+        layers += [nn.Linear(n, c, bias=False) for n in (c, c, c, c, context, context)]
+        layers += [nn.Linear(c, 8 * c), nn.Linear(4 * c, c)]
     return sum(p.numel() for layer in layers for p in layer.parameters())
 
 
@@ -139,12 +150,13 @@ TRANSFORMER_PARAMETERS = Item(
     difficulty=3,
     minutes=20,
     answer=transformer_parameters,
-    cases=lambda: [
-        Case("320 channels and a context of 768", (320, 768)),
-        Case("1280 channels and a context of 768", (1280, 768)),
-        Case("64 channels and a context of 1024", (64, 1024)),
+    draw=lambda rng: [
+        Case(f"{channels} channels and a context of {context}", (channels, context))
+        for channels, context in (
+            (320, 768),
+            *((8 * n, 16 * m) for n, m in [(whole(rng, 4, 40), whole(rng, 10, 64)) for _ in range(3)]),
+        )
     ],
-    rtol=1e-6,
     others={"torch's own layers": counted_by_torch, "collected": counted_in_one_line},
     hints=(
         "A linear layer from n to m has n m weights, and m more if it has a bias; a norm has 2 c.",
@@ -186,6 +198,17 @@ def first_step_by_counting(steps: int, strength: float) -> int:
     return min(steps - left, steps - 1)
 
 
+PERCENT = [(steps, percent) for steps in range(10, 101) for percent in range(5, 96)]
+BELOW = [(n, p / 100) for n, p in PERCENT if n * p % 100 == 0 and int(p / 100 * n) != n * p // 100]
+PARTS_LEFT = [(n, p / 100) for n, p in PERCENT if n * p % 100 > 50]
+
+
+def _runs(rng: Generator) -> list[tuple[int, float]]:
+    """Steps and strengths: two products that floating point puts below a whole number, three with a part of a step."""
+    below = [BELOW[i] for i in different(rng, 2, 0, len(BELOW) - 1)]
+    return below + [PARTS_LEFT[i] for i in different(rng, 3, 0, len(PARTS_LEFT) - 1)]
+
+
 FIRST_STEP = Item(
     "08.first_step",
     title="How much of the picture to keep",
@@ -195,9 +218,9 @@ FIRST_STEP = Item(
     difficulty=1,
     minutes=8,
     answer=first_step,
-    cases=lambda: [
+    draw=lambda rng: [
         Case(f"{steps} steps, strength {strength:g}", (steps, strength))
-        for steps, strength in ((20, 1.0), (20, 0.6), (50, 0.58), (30, 0.55), (20, 0.01))
+        for steps, strength in ((20, 1.0), (20, 0.6), (50, 0.58), (30, 0.55), (20, 0.01), *_runs(rng))
     ],
     others={
         "by counting": first_step_by_counting,
@@ -254,6 +277,15 @@ def _one_frame(tokens: list[int], start: int, end: int) -> Tensor:
     return torch.tensor(whole + [end] * (-len(whole) % 77)).view(-1, 77)
 
 
+def _prompts(rng: Generator) -> list[Case]:
+    clip = [Case(f"{n} tokens", (list(range(1000, 1000 + n)), 49406, 49407)) for n in (3, 0, 75, 76)]
+    others = []
+    for n in (whole(rng, 77, 149), 150, whole(rng, 151, 300)):
+        start, end, *tokens = different(rng, 2 + n, 1, 999)
+        others.append(Case(f"{n} tokens, start {start} and end {end}", (tokens, start, end)))
+    return clip + others
+
+
 WINDOWS = Item(
     "08.windows",
     title="Prompts longer than 77 tokens",
@@ -263,8 +295,7 @@ WINDOWS = Item(
     difficulty=2,
     minutes=12,
     answer=windows,
-    cases=lambda: [Case(f"{n} tokens", (list(range(1000, 1000 + n)), 49406, 49407)) for n in (3, 0, 75, 76, 160)],
-    rtol=1e-6,
+    draw=_prompts,
     others={"padded, then folded": windows_by_padding, "filled one by one": windows_filled},
     hints=(
         "Of 77 places, two are taken: each window has a start and an end of its own.",
@@ -305,6 +336,21 @@ def step_time(flops: float, moved: float, peak: float, bandwidth: float) -> floa
     return max(flops / peak, moved / bandwidth)
 
 
+def _machines(rng: Generator) -> list[Case]:
+    """Two that are known, and for each of them two drawn: bound by arithmetic, and bound by memory."""
+    few = [(1606.6, 1.72, 798.0, 3.0), (25.0, 1.72, 798.0, 3.0), (360.0, 1.72, 0.2, 0.02)]
+    for share in (0.2, 0.4, 2.5, 5.0):  # the time of arithmetic over that of memory
+        moved, peak, bandwidth = number(rng, 0.5, 9.0), number(rng, 1.0, 900.0), number(rng, 0.1, 4.0)
+        few.append((float(f"{share * peak * moved / bandwidth:.4g}"), moved, peak, bandwidth))
+    return [
+        Case(
+            f"{flops} GFLOP, {moved} GB, at {peak} TFLOP/s and {bandwidth} TB/s",
+            (flops * 1e9, moved * 1e9, peak * 1e12, bandwidth * 1e12),
+        )
+        for flops, moved, peak, bandwidth in few
+    ]
+
+
 STEP_TIME = Item(
     "08.step_time",
     title="As fast as it can be",
@@ -314,11 +360,7 @@ STEP_TIME = Item(
     difficulty=1,
     minutes=6,
     answer=step_time,
-    cases=lambda: [
-        Case("1.6 TFLOP, 1.7 GB, at 798 TFLOP/s and 3 TB/s", (1.6066e12, 1.72e9, 7.98e14, 3.0e12)),
-        Case("25 GFLOP, 1.7 GB, at 798 TFLOP/s and 3 TB/s", (2.5e10, 1.72e9, 7.98e14, 3.0e12)),
-        Case("360 GFLOP, 1.7 GB, at 0.2 TFLOP/s and 20 GB/s", (3.6e11, 1.72e9, 2.0e11, 2.0e10)),
-    ],
+    draw=_machines,
     others={
         "tensors": lambda f, m, p, b: torch.tensor([f / p, m / b], dtype=torch.float64).amax(),
         "by intensity": lambda f, m, p, b: f / min(p, b * f / m),
@@ -375,9 +417,13 @@ MEAN_GRADIENT = Item(
     difficulty=2,
     minutes=12,
     answer=mean_gradient,
-    cases=lambda: [
-        Case("1000 gradients (16,) in bfloat16", ((150 + 50 * gaussian(1000, 16)).bfloat16(),)),
-        Case("4 gradients (2, 3) in bfloat16", (gaussian(4, 2, 3).bfloat16(),)),
+    draw=lambda rng: [
+        Case(f"{n} gradients {shape} in bfloat16", ((middle + middle / 3 * normal(rng, n, *shape)).bfloat16(),))
+        for n, shape, middle in (
+            (1000, (16,), 150.0),
+            (4, (2, 3), 1.0),
+            *((whole(rng, 700, 1300), tuple(different(rng, k, 2, 5)), number(rng, 120.0, 300.0)) for k in (1, 2, 3)),
+        )
     ],
     rtol=0.01,
     others={
