@@ -159,7 +159,7 @@ CLIPS_ON = {
 UNETS_ON = {
     "toy": UNetRecipe(steps=20, batch=8, lr=5e-4, ema_decay=0.9),
     "emoji": UNetRecipe(
-        steps=600,
+        steps=800,
         batch=64,
         lr=4e-4,
         decay=0.6,
