@@ -207,6 +207,8 @@ class LatentDiffusion:
             if a single prompt is given instead of a list.
         """
         refuse_one(prompts)
+        if about and (unread := sorted(about.keys() - set(getattr(self.conditioner, "about", ())))):
+            raise ValueError(f"{self.preset.name} reads nothing about {', '.join(unread)}; leave that out")
         if prompts and all(isinstance(prompt, str) and not prompt for prompt in prompts):
             return self.conditioner.blank(len(prompts), self._pixels(size), **about)
         return self.conditioner(prompts, self._pixels(size), **about)
