@@ -22,7 +22,7 @@ from ldm_edu.checkpoint.open import open_checkpoint
 from ldm_edu.families import EMOJI, FASHION, PRESETS, SHAPES, TOY
 from ldm_edu.files import SaveError
 from ldm_edu.weights.errors import CheckpointError, refuse_pickle
-from ldm_edu.weights.files import read_file
+from ldm_edu.weights.mapped import open_weights
 from ldm_edu.weights.fit import load_into
 
 
@@ -48,7 +48,7 @@ def test_a_part_comes_back_as_bfloat16_would_have_it(tmp_path: Path) -> None:
     back = load_tensors(tmp_path, "unet")
     assert names(tmp_path) == ["unet.safetensors"]
     assert same(back, {k: v.bfloat16().float() if v.is_floating_point() else v for k, v in tensors.items()})
-    assert {t.dtype for t in read_file(tmp_path / "unet.safetensors").values()} == {torch.bfloat16, torch.int64}
+    assert {t.dtype for t in open_weights(tmp_path / "unet.safetensors").tensors.values()} == {torch.bfloat16, torch.int64}
 
 
 def test_a_part_comes_back_exactly_as_float32(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "shape and size at odds": (shape_changed, "damaged"),
     "header no JSON": (lambda data: data[:8] + data[8:].replace(b":", b"!", 3), "damaged"),
     "header a list": (lambda data: struct.pack("<Q", 2) + b"[]", "damaged"),
-    "a page of text": (lambda data: b"<!DOCTYPE html><html>404 not found</html>", "no safetensors"),
+    "a page of text": (lambda data: b"<!DOCTYPE html><html>404 not found</html>", "a web page"),
     "zeros": (lambda data: bytes(len(data)), "damaged"),
 }
 
@@ -160,7 +160,7 @@ def test_damaged_files_are_refused(tmp_path: Path, damage: str) -> None:
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(CheckpointError, match=words) as caught:
         load_tensors(tmp_path, "unet")
-    assert str(path) in str(caught.value) and "anew" in str(caught.value)
+    assert str(path) in str(caught.value) and "again" in str(caught.value)
 
 
 class Bomb:
@@ -183,8 +183,8 @@ def test_pickles_are_never_opened(tmp_path: Path, name: str, how: str) -> None:
         torch.save({"state_dict": Bomb(bomb)}, path)
     else:
         path.write_bytes(pickle.dumps({"state_dict": Bomb(bomb)}, protocol=int(how[-1])))
-    with pytest.raises(CheckpointError, match=r"pickle.*weights_only=True"):
-        read_file(path)
+    with pytest.raises(CheckpointError, match="pickle"):
+        open_weights(path)
     assert not bomb.exists()
 
 
@@ -207,7 +207,7 @@ def test_no_length_of_header_looks_like_a_pickle(tmp_path: Path, length: int) ->
         pytest.fail("no such header could be made")
     path.write_bytes(data)
     refuse_pickle(path)
-    assert read_file(path)["a"] == 0
+    assert open_weights(path).read("a") == 0
 
 
 def test_missing_and_mixed_files_are_named(tmp_path: Path) -> None:

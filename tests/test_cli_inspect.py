@@ -131,7 +131,7 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     assert "there is no checkpoint" in refused(run("inspect", "nowhere/at/all"))
     assert "holds no checkpoint" in refused(run("inspect", tmp_path))
     (tmp_path / "model_index.json").write_text("{}")
-    assert "download the model anew" in refused(run("inspect", tmp_path))
+    assert "download the model again" in refused(run("inspect", tmp_path))
 
 
 def test_a_network_that_reads_more_than_it_diffuses() -> None:
@@ -151,7 +151,7 @@ def test_a_model_whose_unet_is_not_trained_yet(tmp_path: Path, toy: Path) -> Non
         assert f"not trained yet: ldm-edu train unet --preset toy --out {tmp_path}" in said.stderr
     for name in ("autoencoder", "text"):
         (tmp_path / f"{name}.safetensors").unlink()
-    assert "copy the checkpoint anew" in run("inspect", tmp_path).stderr  # a config alone is no folder of ours
+    assert "copy the checkpoint again" in run("inspect", tmp_path).stderr  # a config alone is no folder of ours
 
 
 def test_a_classifier_is_called_one() -> None:

@@ -219,8 +219,8 @@ def load(
 def _file_and_scale(named: str) -> tuple[str, float]:
     """``FILE`` or ``FILE:SCALE``; a colon that no number follows belongs to the name.
 
-    >>> _file_and_scale("style.safetensors:0.8"), _file_and_scale("C:\\style.safetensors")
-    (('style.safetensors', 0.8), ('C:\\style.safetensors', 1.0))
+    >>> _file_and_scale("style.safetensors:0.8"), _file_and_scale("a:b.safetensors")
+    (('style.safetensors', 0.8), ('a:b.safetensors', 1.0))
     """
     file, colon, scale = named.rpartition(":")
     try:

@@ -182,7 +182,7 @@ UNETS_ON = {
     "toy": UNetRecipe(steps=20, batch=8, lr=5e-4, ema_decay=0.9),
     "shapes": UNetRecipe(steps=600, batch=64, lr=5e-4, decay=0.6, ema_decay=0.99),
     "emoji": UNetRecipe(
-        steps=600,
+        steps=800,
         batch=64,
         lr=4e-4,
         decay=0.6,

@@ -69,8 +69,8 @@ def refuse_stand_in(path: Path) -> None:
         )
     if head.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise CheckpointError(
-            f"{path} is a web page that was saved under a model's name; download the file itself, perhaps after you "
-            "have logged in or accepted the model's terms."
+            f"{path} is a web page that was saved under a model's name; download the file itself again, perhaps after "
+            "you have logged in or accepted the model's terms."
         )
 
 

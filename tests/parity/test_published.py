@@ -188,7 +188,6 @@ def test_a_folder_s_configs_say_which_model_it_is(folder: Path, references: dict
         ("unet", {"down_block_types": ["Fancy", "DownBlock2D"]}, "'Fancy'"),
         ("vae", {"use_quant_conv": False}, "use_quant_conv"),
         ("text_encoder", {"hidden_act": "relu"}, "hidden_act"),
-        ("scheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
         ("scheduler", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatch"),
     ],
     ids=str,
