@@ -37,7 +37,7 @@ class DiffusersFolder:
     def pipeline(self) -> str:
         """The class that ``model_index.json`` names; "" for a folder without an index."""
         index = self.path / "model_index.json"
-        return str(read_json(index).get("_class_name")) if index.is_file() else ""
+        return str(read_json(index).get("_class_name") or "") if index.is_file() else ""
 
     def read(self, config: str, read: Callable[[Json, str], T]) -> T:
         """What ``read`` makes of a config.
