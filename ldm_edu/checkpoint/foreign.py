@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from ldm_edu.weights.errors import printable
 from ldm_edu.weights.mapped import Stored
 
 _MARKS = {  # part of a name: what has such names; the first that fits decides
@@ -40,5 +41,5 @@ def kind_of(tensors: Mapping[str, Stored]) -> str:
         return f"a U-Net that reads {conv_in.shape[1]} channels{texts}, which no model that is known here does"
     if widths:
         return f"a U-Net for text states of width {max(widths)}, which no model that is known here has"
-    first = min(tensors, default="nothing")
+    first = printable(min(tensors, default="nothing"))
     return f"{len(tensors)} tensors of a layout that is not known here, the first of them {first}"

@@ -20,7 +20,7 @@ from ldm_edu.weights.errors import CheckpointError, printable
 MAX_JSON = 8 * 2**20  # bytes of a config or an index; SDXL's largest index has 0.2 MiB
 MAX_DIGITS = 40  # of a number in JSON
 MAX_HEADER = 16 * 2**20  # bytes of a safetensors header; SDXL's has 0.3 MiB
-MAX_PICKLE = 8 * 2**20  # bytes of the objects in a pickle, without the numbers of its tensors
+MAX_PICKLE = 3 * 2**20  # bytes of the objects in a pickle, without the numbers of its tensors; 1.5 has 0.2 MiB
 MAX_ENTRIES = 100_000  # tensors in one file
 _HEAD = 512  # bytes by which a kind of file is told
 

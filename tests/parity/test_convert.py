@@ -114,6 +114,27 @@ def test_both_layouts_are_read_by_diffusers(tmp_path: Path, toy: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_shift_of_the_latents_is_folded_into_the_autoencoder(tmp_path: Path, toy: Path) -> None:
+    """diffusers knows no shift: its autoencoder and its scale alone give the same latents and pictures as ours."""
+    ours = LatentDiffusion.from_pretrained(toy)
+    config = dataclasses.replace(ours.preset.autoencoder, scale=0.7, shift=-0.4)  # type: ignore[attr-defined]
+    ours.autoencoder.config = config
+    LatentDiffusion(dataclasses.replace(ours.preset, autoencoder=config), ours.networks).save(  # type: ignore[call-arg]
+        tmp_path / "shifted", dtype=torch.float32
+    )
+    folder = convert(tmp_path / "shifted", tmp_path / "theirs", "diffusers")
+    theirs = diffusers.AutoencoderKL.from_pretrained(folder / "vae")
+    again = LatentDiffusion.from_pretrained(folder)
+    assert again.preset.autoencoder.shift == 0 and theirs.config.scaling_factor == 0.7  # type: ignore[attr-defined]
+    images, latents = torch.rand(2, 3, 16, 16) * 2 - 1, torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        encoded = theirs.encode(images).latent_dist.mean * theirs.config.scaling_factor
+        decoded = theirs.decode(latents / theirs.config.scaling_factor).sample.clamp(-1, 1)
+    for model in (ours, again):
+        assert (model.encode(images) - encoded).abs().max() < 1e-5
+        assert (model.decode(latents) - decoded).abs().max() < 1e-5
+
+
 def test_variants_keep_their_pipeline(tmp_path: Path) -> None:
     for channels, pipeline in {
         9: "StableDiffusionInpaintPipeline",

@@ -1,10 +1,15 @@
 """Stable Diffusion as published, at toy size: written by the reference libraries, read by ours, same outputs."""
 
+import argparse
 import dataclasses
 import json
+import shutil
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -33,6 +38,7 @@ from ldm_edu.layouts.pair import convert, convert_back
 from ldm_edu.layouts.unet import read_unet, unet_pairs
 from ldm_edu.model import LatentDiffusion
 from ldm_edu.models.unet import UNet
+from ldm_edu.tokenizer import Tokenizer
 from ldm_edu.weights.errors import CheckpointError
 
 diffusers = pytest.importorskip("diffusers")
@@ -347,6 +353,160 @@ def test_a_stray_tensor_inside_a_network_is_refused(tmp_path: Path, references: 
     safetensors.torch.save_file(one_file(references) | {"first_stage_model.stray": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match=r"the autoencoder in the file .* not of this model: stray"):
         LatentDiffusion.from_pretrained(path, preset=SMALL_SD)
+
+
+# --- what else is found in the field ----------------------------------------------------------------------------------
+
+
+def test_a_pickle_with_harmless_things_beside_the_weights(tmp_path: Path, references: dict[str, Any]) -> None:
+    """A callback's class as a key, arguments, a number of NumPy's: none is looked up, and none is needed."""
+    callback = type("ModelCheckpoint", (), {"__module__": "lightning_of_tests.callbacks"})
+    modules = {name: types.ModuleType(name) for name in ("lightning_of_tests", "lightning_of_tests.callbacks")}
+    modules["lightning_of_tests.callbacks"].ModelCheckpoint = callback  # type: ignore[attr-defined]
+    content = {
+        "callbacks": {callback: {"best": np.float64(0.5)}, "one": callback()},
+        "hyper_parameters": argparse.Namespace(lr=1e-4, place=Path("runs")),
+        "state_dict": one_file(references),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in modules.items():
+            patch.setitem(sys.modules, name, module)
+        torch.save(content, tmp_path / "sd.ckpt")
+    check(LatentDiffusion.from_pretrained(tmp_path / "sd.ckpt", preset=SMALL_SD), references)
+    assert "lightning_of_tests" not in sys.modules
+
+
+@pytest.mark.parametrize("levels", [("state_dict", "state_dict"), ("model",), ("module",), ("model", "ema")])
+def test_weights_some_levels_down(tmp_path: Path, references: dict[str, Any], levels: tuple[str, ...]) -> None:
+    content: dict[str, Any] = one_file(references)
+    if levels == ("module",):  # as data-parallel training calls them
+        content = {f"module.{name}": tensor for name, tensor in content.items()}
+    for level in reversed(levels):
+        content = {level: content, "step": 3}
+    torch.save(content, tmp_path / "sd.pt")
+    check(LatentDiffusion.from_pretrained(tmp_path / "sd.pt", preset=SMALL_SD), references)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+@pytest.mark.parametrize("variant", ["", "non_ema.", "mine."])
+def test_shards_and_variants(tmp_path: Path, references: dict[str, Any], suffix: str, variant: str) -> None:
+    """Two files and their index, in every form that diffusers has written."""
+    for name, module in references.items():
+        module.save_pretrained(tmp_path / name)
+    stem, weights = "diffusion_pytorch_model", references["unet"].state_dict()
+    (tmp_path / "unet" / f"{stem}.safetensors").unlink()
+    names, where = list(weights), {}
+    for i in (1, 2):
+        part = {name: weights[name].contiguous() for name in names[i - 1 :: 2]}
+        place = tmp_path / "unet" / f"{stem}-0000{i}-of-00002.{variant}{suffix}"
+        (torch.save if suffix == "bin" else safetensors.torch.save_file)(part, place)  # type: ignore[operator]
+        where |= dict.fromkeys(part, place.name)
+    index = tmp_path / "unet" / f"{stem}.{suffix}.index.{variant}json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    check(LatentDiffusion.from_pretrained(tmp_path, preset=SMALL_SD), references)
+    index.write_text(json.dumps({"weight_map": [["a"], 3]}))
+    with pytest.raises(CheckpointError, match="lists no files of its own folder"):
+        LatentDiffusion.from_pretrained(tmp_path, preset=SMALL_SD)
+
+
+def test_parts_by_themselves(tmp_path: Path, folder: Path, references: dict[str, Any]) -> None:
+    """The autoencoder and the text encoder from other files, with and without the names that a whole model gives."""
+    file = one_file(references)
+    vae = {name.removeprefix("first_stage_model."): t for name, t in file.items() if name.startswith("first_stage")}
+    text = {name.removeprefix("cond_stage_model.transformer."): t for name, t in file.items() if "cond_stage" in name}
+    whole = tmp_path / "whole.safetensors"
+    safetensors.torch.save_file(file, whole)
+    safetensors.torch.save_file(vae | {"loss.logvar": torch.zeros(())}, tmp_path / "vae.safetensors")
+    torch.save({"state_dict": vae}, tmp_path / "vae.ckpt")
+    safetensors.torch.save_file(text | {"logit_scale": torch.zeros(())}, tmp_path / "text.safetensors")
+    bare = tmp_path / "bare.safetensors"
+    safetensors.torch.save_file({name: t for name, t in file.items() if name.startswith("model.")}, bare)
+
+    with pytest.raises(CheckpointError, match=r"the autoencoder in the file .* is not there.*--vae FILE"):
+        LatentDiffusion.from_pretrained(bare, preset=SMALL_SD)
+    with pytest.raises(CheckpointError, match=r"the text in the file .* is not there.*--text FILE"):
+        LatentDiffusion.from_pretrained(bare, preset=SMALL_SD, vae=whole)
+    for a, b in (
+        (tmp_path / "vae.safetensors", tmp_path / "text.safetensors"),
+        (tmp_path / "vae.ckpt", folder / "text_encoder"),
+        (folder / "vae", whole),
+        (folder, folder / "text_encoder" / "model.safetensors"),
+    ):
+        check(LatentDiffusion.from_pretrained(bare, preset=SMALL_SD, vae=a, text=b), references)
+    with pytest.raises(CheckpointError, match=r"holds no autoencoder .*; give a file or a folder"):
+        LatentDiffusion.from_pretrained(bare, preset=SMALL_SD, vae=tmp_path / "text.safetensors", text=whole)
+    stray = vae | {"decoder.stray": torch.zeros(1)}
+    safetensors.torch.save_file(stray, tmp_path / "stray.safetensors")
+    with pytest.raises(CheckpointError, match=r"the autoencoder in .*stray.safetensors.* not of this model: decoder"):
+        LatentDiffusion.from_pretrained(bare, preset=SMALL_SD, vae=tmp_path / "stray.safetensors", text=whole)
+
+
+@pytest.mark.parametrize(
+    "yaml, header, mark, prediction",
+    [
+        (None, None, None, "eps"),
+        ('model:\n  params:\n    parameterization: "v"\n', None, None, "v"),
+        ("    parameterization: eps", None, None, "eps"),
+        ("# parameterization: v", None, None, "eps"),
+        (None, "v", None, "v"),
+        (None, "epsilon", None, "eps"),
+        (None, None, "v_pred", "v"),
+    ],
+)
+def test_what_a_file_predicts(
+    tmp_path: Path, yaml: str | None, header: str | None, mark: str | None, prediction: str
+) -> None:
+    path, prefix = tmp_path / "sd.safetensors", "model.diffusion_model."
+    file = {f"{prefix}input_blocks.0.0.weight": torch.zeros(320, 4, 3, 3)}
+    file |= {f"{prefix}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(1, 768)}
+    file |= {mark: torch.zeros(0)} if mark else {}
+    safetensors.torch.save_file(file, path, {"modelspec.prediction_type": header} if header else None)
+    if yaml:
+        path.with_suffix(".yaml").write_text(yaml)
+    found = open_checkpoint(path)
+    assert found.preset.prediction == prediction and len(found.notes) == 1
+    assert f"taken to predict {prediction}: " in found.notes[0] and "--prediction" in found.notes[0]
+    said = open_checkpoint(path, prediction="x0")
+    assert said.preset.prediction == "x0" and said.notes == []
+
+
+def own_tokenizer(folder: Path) -> Path:
+    """A tokenizer of ours in a folder of diffusers, cut to the vocabulary of the small text encoder."""
+    (folder / "tokenizer").mkdir()
+    for name, text in Tokenizer(TEXT.vocab, TEXT.length).files().items():
+        (folder / "tokenizer" / name).write_text(text)
+    return folder / "tokenizer"
+
+
+def test_a_folder_s_own_tokenizer(folder: Path, references: dict[str, Any]) -> None:
+    """Written by `transformers` 4 or 5, the one that we have is fine; any other is refused by name."""
+    place = own_tokenizer(folder)
+    check(LatentDiffusion.from_pretrained(folder, preset=SMALL_SD), references)
+    files = {path.name: path.read_text() for path in place.iterdir()}
+    theirs = transformers.CLIPTokenizer.from_pretrained(str(place))
+    theirs.save_pretrained(place)
+    check(LatentDiffusion.from_pretrained(folder, preset=SMALL_SD), references)
+    theirs.add_tokens("<cat-toy>")
+    theirs.save_pretrained(place)
+    with pytest.raises(CheckpointError, match=r"tokens that were added to CLIP's .<cat-toy>"):
+        LatentDiffusion.from_pretrained(folder, preset=SMALL_SD)
+
+    words = json.loads(files["vocab.json"])
+    words["a"], words["b"] = words["b"], words["a"]
+    others = {
+        "vocab.json": json.dumps(words),
+        "merges.txt": "\n".join(files["merges.txt"].split("\n")[:-2]),
+        "tokenizer_config.json": '{"tokenizer_class": "T5Tokenizer"}',
+        "added_tokens.json": '{"<cat-toy>": 49408}',
+        "spiece.model": "pieces",
+    }
+    for name, text in others.items():
+        shutil.rmtree(place)
+        for each, content in (files | {name: text}).items():
+            place.mkdir(exist_ok=True)
+            (place / each).write_text(content)
+        with pytest.raises(CheckpointError, match="prompts would be read wrongly"):
+            LatentDiffusion.from_pretrained(folder, preset=SMALL_SD)
 
 
 def test_pickles_and_gaps_are_refused(folder: Path) -> None:
