@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from command import lively_toy, refused, run
+from command import randomized_toy, refused, run
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -18,7 +18,7 @@ from ldm_edu.paths import checkpoints_dir
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return lively_toy(tmp_path_factory.mktemp("checkpoints") / "toy")
+    return randomized_toy(tmp_path_factory.mktemp("checkpoints") / "toy")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
-from lively import awake
+from randomized import randomized_unet
 from torch import Tensor
 
 from ldm_edu.condition import Conditioning
@@ -37,7 +37,7 @@ class Counted:
 
 @pytest.fixture(scope="module")
 def unet() -> UNet:
-    return awake(TOY.unet)
+    return randomized_unet(TOY.unet)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_contexts_of_two_lengths_are_two_batches(unet: UNet, batches: list[int])
 
 
 def test_two_networks_are_two_batches(unet: UNet) -> None:
-    other = awake(TOY.unet, seed=2)
+    other = randomized_unet(TOY.unet, seed=2)
     cond, uncond, x = branch(unet, 2), branch(other, 2), initial_noise([1, 2], SHAPE)
     expected = uncond(x, RUN[2]) + 5 * (cond(x, RUN[2]) - uncond(x, RUN[2]))
     torch.testing.assert_close(cfg(cond, uncond, 5.0)(x, RUN[2]), expected)
@@ -183,7 +183,7 @@ def test_a_denoiser_of_its_own_kind_is_asked_itself() -> None:
         def __call__(self, x: Tensor, level: Level) -> Tensor:
             return torch.full_like(x, 5.0)
 
-    unet = awake(TOY.unet)
+    unet = randomized_unet(TOY.unet)
     context = torch.randn(1, 16, 32)
     own, plain = (kind(unet, "eps", Conditioning(context=context)) for kind in (Own, NetworkDenoiser))
     x = initial_noise([1], SHAPE)

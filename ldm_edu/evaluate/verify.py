@@ -160,7 +160,7 @@ def write_reference(preset: Preset, folder: Path) -> None:
     for part in family.parts_of(preset):
         library, kind = index[part.folder]
         network = _network(libraries[library], kind, configs[f"{part.folder}/config.json"])
-        _randomised(network).save_pretrained(folder / part.folder)
+        _randomised(network).save_pretrained(folder / part.folder)  # type: ignore[operator]
         del network
         gc.collect()  # the next network wants its memory
 
@@ -214,7 +214,7 @@ def draw_reference(folder: Path, noise: Tensor) -> Drawn:
 def draw_ours(path: Path, noise: Tensor) -> Drawn:
     """The same by our own pipeline, from a folder or a file."""
     model = LatentDiffusion.from_pretrained(path)
-    size = tuple(side * model.codec.factor for side in noise.shape[2:])
+    size = noise.shape[2] * model.codec.factor, noise.shape[3] * model.codec.factor
     cond, blank = model.condition([PROMPT], size), model.condition([""], size)
     guided = cfg(model.denoiser(cond), model.denoiser(blank), GUIDANCE)
     *_, last = ddim(guided, noise, levels(model.schedule, STEPS, "leading", "first"))
