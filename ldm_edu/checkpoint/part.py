@@ -34,7 +34,7 @@ def with_part(found: Checkpoint, option: str, path: Path) -> Checkpoint:
     refuse_special(path)
     if not path.exists():
         raise CheckpointError(f"there is no file or folder {path}; check the path after --{option}.")
-    preset, entries = found.preset, {}
+    preset, entries = found.preset, dict[str, Entry]()
     if path.is_dir():
         preset, entries = _of_folder(path, part, preset)
     else:
