@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ldm_edu.config import UNetPreset as UNetPreset
     from ldm_edu.counts import parameter_counts as parameter_counts
     from ldm_edu.denoise import Denoiser as Denoiser
+    from ldm_edu.denoise import Joinable as Joinable
     from ldm_edu.denoise import NetworkDenoiser as NetworkDenoiser
     from ldm_edu.editing import Edit as Edit
     from ldm_edu.editing import inpaint as inpaint
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from ldm_edu.models.network import Network as Network
     from ldm_edu.models.unet import UNet as UNet
     from ldm_edu.paths import data_dir as data_dir
+    from ldm_edu.pictures import clip_input as clip_input
     from ldm_edu.pictures import from_pil as from_pil
     from ldm_edu.pictures import to_pil as to_pil
     from ldm_edu.prediction import target as target
@@ -120,6 +122,7 @@ _HOME = {
     "counts": ("parameter_counts",),
     "denoise": (
         "Denoiser",
+        "Joinable",
         "NetworkDenoiser",
     ),
     "editing": (
@@ -162,6 +165,7 @@ _HOME = {
     "models.unet": ("UNet",),
     "paths": ("data_dir",),
     "pictures": (
+        "clip_input",
         "from_pil",
         "to_pil",
     ),

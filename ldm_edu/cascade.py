@@ -4,7 +4,7 @@
 the base's sample as it is, still noisy, where the base's levels end.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +14,10 @@ from ldm_edu.model import LatentDiffusion
 from ldm_edu.samplers import SAMPLERS, Rng, Sampler, Step, initial_noise
 from ldm_edu.schedule import Level, NoiseSchedule, levels, pure_noise
 
+SWITCH = 0.8  # as the authors have it
 
-def split(run: Sequence[Level], schedule: NoiseSchedule, switch: float = 0.8) -> tuple[list[Level], list[Level]]:
+
+def split(run: Sequence[Level], schedule: NoiseSchedule, switch: float = SWITCH) -> tuple[list[Level], list[Level]]:
     """The levels of a run for the base, and those for the refiner: the last of the former is the first of the latter.
 
     The base draws down to the last ``1 - switch`` of the schedule's times.
@@ -40,7 +42,7 @@ def base_then_refiner(
     refiner: LatentDiffusion,
     prompts: Sequence[Any],
     *,
-    switch: float = 0.8,
+    switch: float = SWITCH,
     seeds: Sequence[int] | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -48,6 +50,7 @@ def base_then_refiner(
     spacing: Spacing | None = None,
     negative: Any = "",
     size: int | tuple[int, int] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Iterator[Step]:
     """Draw pictures with two models in turn; the steps are those of both. `decode` the last step's ``x`` with either.
 
@@ -71,7 +74,7 @@ def base_then_refiner(
     )
     x, drawn = pure_noise(initial_noise(seeds, base.latent_shape(size)).to(base.device), run[0]), 0
     for model, some in zip((base, refiner), split(run, base.schedule, switch), strict=True):
-        cond, blank = model.condition(prompts, size), model.condition([negative], size)
+        cond, blank = (model.condition(each, size, **(about or {})) for each in (prompts, [negative]))
         guided = cfg(model.denoiser(cond, some), model.denoiser(blank, some), scale)
         for step in sampler(guided, x, some, rng=rng):
             yield replace(step, index=drawn + step.index)

@@ -89,9 +89,14 @@ class UNetConfig:
             )
         if (self.heads or self.head_dim or 0) < 1:
             raise ValueError(f"heads={self.heads} and head_dim={self.head_dim}: attention needs at least one of either")
+        widths = [self.channels * m for m in self.mults]
+        if self.mults[0] != 1:
+            raise ValueError(
+                f"mults={self.mults} must begin with 1, because the first level has as many channels as the network's "
+                f"own first convolution; for levels of {widths} channels, divide mults and multiply channels"
+            )
         if len(self.depth) != len(self.mults):
             raise ValueError(f"depth={self.depth} and mults={self.mults} must name the same number of levels")
-        widths = [self.channels * m for m in self.mults]
         _divides("groups", self.groups, widths)
         attending = [width for width, depth in zip(widths, self.depth, strict=True) if depth]
         attending += [widths[-1]] if self.mid_depth else []

@@ -1,12 +1,13 @@
 """From a network to a denoiser: noisy sample in, estimate of the clean one out, whatever the network predicts."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import fields
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from ldm_edu.condition import Conditioning, for_batch
+from ldm_edu.condition import Conditioning, as_long_as_each_other, for_batch
 from ldm_edu.config import Prediction
 from ldm_edu.models.network import Network, weight_of
 from ldm_edu.prediction import network_input, to_x0
@@ -18,6 +19,18 @@ class Denoiser(Protocol):
 
     def __call__(self, x: Tensor, level: Level) -> Tensor:
         """The estimate of x0 (B, ...) for a noisy ``x`` (B, ...) at a 0-d ``level``."""
+        ...
+
+
+@runtime_checkable
+class Joinable(Denoiser, Protocol):
+    """A `Denoiser` that guidance may run together with others, as one batch."""
+
+    def joined(self, others: Sequence[Denoiser], size: int) -> Denoiser | None:
+        """A denoiser of a batch of ``size`` pictures for this one, then ``size`` for each of ``others``.
+
+        None where they cannot be one batch; then each is asked by itself.
+        """
         ...
 
 
@@ -55,6 +68,19 @@ class NetworkDenoiser:
         out = self.network.step(seen, self._at(level, len(x)))  # (B, C, H, W)
         return to_x0(self.prediction, out.to(x.dtype), x, level)
 
+    def joined(self, others: Sequence[Denoiser], size: int) -> "NetworkDenoiser | None":
+        """As `Joinable`: for denoisers of the same network, whose conditions have the same shapes."""
+        networks = [each for each in (self, *others) if type(each) is NetworkDenoiser]  # a subclass does otherwise
+        if len(networks) <= len(others):
+            return None
+        if any(each.network is not self.network or each.prediction != self.prediction for each in networks):
+            return None
+        conds = as_long_as_each_other([for_batch(each.cond, size) for each in networks])
+        if any(_shapes(cond) != _shapes(conds[0]) for cond in conds):
+            return None
+        levels = next((each.levels for each in networks if each.levels), None)
+        return NetworkDenoiser(self.network, self.prediction, Conditioning.cat(conds), levels)
+
     def _at(self, level: Level, size: int) -> Any:
         """What the network needs at a level for a batch of ``size`` pictures."""
         if self._prepared is None or self._prepared[0] != size:
@@ -69,3 +95,8 @@ class NetworkDenoiser:
         cond = for_batch(self.cond, size).to(weight.device, weight.dtype)
         times = torch.stack([level.t for level in levels]).to(weight.device, torch.float32)  # (levels,)
         return dict(zip([float(level.t) for level in levels], self.network.prepare(cond, times), strict=True))
+
+
+def _shapes(cond: Conditioning) -> list[torch.Size | None]:
+    parts = (getattr(cond, field.name) for field in fields(cond))
+    return [None if part is None else part.shape[1:] for part in parts]

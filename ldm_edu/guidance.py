@@ -6,15 +6,13 @@ others alike.
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields
 
 import torch
 from einops import reduce
 from torch import Tensor
 
-from ldm_edu.condition import Conditioning, as_long_as_each_other, for_batch
 from ldm_edu.config import Prediction
-from ldm_edu.denoise import Denoiser, NetworkDenoiser
+from ldm_edu.denoise import Denoiser, Joinable
 from ldm_edu.prediction import target, to_eps, to_x0
 from ldm_edu.schedule import Level
 
@@ -22,8 +20,9 @@ from ldm_edu.schedule import Level
 def cfg(cond: Denoiser, uncond: Denoiser, scale: float) -> Denoiser:
     """Classifier-free guidance, uncond + scale * (cond - uncond) (Ho and Salimans 2022, equation 6).
 
-    Two denoisers of one network are run as one batch. A negative prompt is another ``uncond``. Scale 1 is no guidance:
-    then ``cond`` itself comes back, at half the cost; scale 0 gives ``uncond``. (The paper's w is ``scale - 1``.)
+    Two denoisers of one network are run as one batch, and two of your own that are `Joinable`. A negative prompt is
+    another ``uncond``. Scale 1 is no guidance: then ``cond`` itself comes back, at half the cost; scale 0 gives
+    ``uncond``. (The paper's w is ``scale - 1``.)
 
     Raises
     ------
@@ -64,16 +63,17 @@ def cfg2(both: Denoiser, image: Denoiser, neither: Denoiser, scale: float, image
 
 
 class Together:
-    """Several denoisers asked about one sample; those of one network as one batch."""
+    """Several denoisers asked about one sample; as one batch where they can be joined (`Joinable`)."""
 
     def __init__(self, denoisers: Sequence[Denoiser]) -> None:
         self.denoisers = denoisers
-        self._joint: tuple[int, NetworkDenoiser | None] | None = None  # batch size, all of them as one
+        self._joint: tuple[int, Denoiser | None] | None = None  # batch size, all of them as one
 
     def __call__(self, x: Tensor, level: Level) -> Sequence[Tensor]:
         """The estimate of each, (B, ...)."""
         if self._joint is None or self._joint[0] != len(x):
-            self._joint = len(x), _join(self.denoisers, len(x))
+            first, *others = self.denoisers
+            self._joint = len(x), first.joined(others, len(x)) if isinstance(first, Joinable) else None
         joint = self._joint[1]
         if joint is None:
             return [denoise(x, level) for denoise in self.denoisers]
@@ -150,26 +150,6 @@ def interval(guided: Denoiser, cond: Denoiser, low: float, high: float) -> Denoi
         return guided(x, level) if low < level.ratio <= high else cond(x, level)
 
     return sometimes
-
-
-def _join(denoisers: Sequence[Denoiser], size: int) -> NetworkDenoiser | None:
-    """All denoisers as one of a larger batch; None where they are not one network's, or their conditions differ."""
-    networks = [each for each in denoisers if type(each) is NetworkDenoiser]  # a kind of one answers for itself
-    if len(networks) < len(denoisers):
-        return None
-    first = networks[0]
-    if any(each.network is not first.network or each.prediction != first.prediction for each in networks):
-        return None
-    conds = as_long_as_each_other([for_batch(each.cond, size) for each in networks])
-    if any(_shapes(cond) != _shapes(conds[0]) for cond in conds):
-        return None
-    levels = next((each.levels for each in networks if each.levels), None)
-    return NetworkDenoiser(first.network, first.prediction, Conditioning.cat(conds), levels)
-
-
-def _shapes(cond: Conditioning) -> list[torch.Size | None]:
-    parts = (getattr(cond, field.name) for field in fields(cond))
-    return [None if part is None else part.shape[1:] for part in parts]
 
 
 def _spread(x: Tensor) -> Tensor:

@@ -184,7 +184,9 @@ class LatentDiffusion:
         return self.conditioner.read(prompts)
 
     @torch.no_grad()
-    def condition(self, prompts: Sequence[Any], size: int | tuple[int, int] | None = None) -> Conditioning:
+    def condition(
+        self, prompts: Sequence[Any], size: int | tuple[int, int] | None = None, **about: Any
+    ) -> Conditioning:
         """What each picture is to show.
 
         Parameters
@@ -194,6 +196,8 @@ class LatentDiffusion:
             made of them. "" is the blank condition of every model, and the only one of an unconditional model.
         size
             of the pictures, as in `latent_shape`; some models are asked for a size in the condition.
+        about
+            what else this model's conditioner reads: ``original`` and ``crop`` for SDXL, see `TwoTextConditioner`.
 
         Raises
         ------
@@ -203,9 +207,11 @@ class LatentDiffusion:
             if a single prompt is given instead of a list.
         """
         refuse_one(prompts)
+        if about and (unread := sorted(about.keys() - set(getattr(self.conditioner, "about", ())))):
+            raise ValueError(f"{self.preset.name} reads nothing about {', '.join(unread)}; leave that out")
         if prompts and all(isinstance(prompt, str) and not prompt for prompt in prompts):
-            return self.conditioner.blank(len(prompts), self._pixels(size))
-        return self.conditioner(prompts, self._pixels(size))
+            return self.conditioner.blank(len(prompts), self._pixels(size), **about)
+        return self.conditioner(prompts, self._pixels(size), **about)
 
     def denoiser(self, cond: Conditioning, levels: Sequence[Level] | None = None) -> NetworkDenoiser:
         """The network under a condition, as a function of a noisy sample and its level.
@@ -298,6 +304,7 @@ class LatentDiffusion:
         negative: Any = "",
         size: int | tuple[int, int] | None = None,
         edit: Edit | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> Iterator[Step]:
         """Draw pictures, and let every step be watched. `decode` the last step's ``x`` for the pictures.
 
@@ -317,6 +324,8 @@ class LatentDiffusion:
         edit
             a picture to start from, and what may change in it: image to image, inpainting, outpainting. A network that
             was trained for one of these is told of it; one that edits by instruction can do nothing else.
+        about
+            as in `condition`; the same for the prompts and for what to steer away from.
 
         Raises
         ------
@@ -338,7 +347,7 @@ class LatentDiffusion:
         noise = initial_noise(seeds, shape).to(self.device)
         start = begin(edit, noise, levels(self.schedule, steps, spacing), self)
         pixels = (shape[1] * self.codec.factor, shape[2] * self.codec.factor)
-        cond, blank = self.condition(prompts, pixels), self.condition([negative], pixels)
+        cond, blank = (self.condition(each, pixels, **(about or {})) for each in (prompts, [negative]))
         towards, away = (self.denoiser(each.beside(start.concat), start.levels) for each in (cond, blank))
         if start.concat is not None and start.image_guidance is not None:
             nothing = self.denoiser(blank.beside(torch.zeros_like(start.concat)), start.levels)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from lively import lively, toy_with
+from randomized import randomized_model, toy_with
 
 from ldm_edu.cli import main
 
@@ -40,7 +40,7 @@ def refused(done: Done) -> str:
     return done.stderr
 
 
-def lively_toy(folder: Path, in_channels: int = 4) -> Path:
+def randomized_toy(folder: Path, in_channels: int = 4) -> Path:
     """A small model whose every weight is random: fresh ones start with zeros that hide the prompt."""
-    lively(toy_with(in_channels)).save(folder)
+    randomized_model(toy_with(in_channels)).save(folder)
     return folder

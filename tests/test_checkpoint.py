@@ -22,8 +22,8 @@ from ldm_edu.checkpoint.open import open_checkpoint
 from ldm_edu.families import EMOJI, FASHION, PRESETS, SHAPES, TOY
 from ldm_edu.files import SaveError
 from ldm_edu.weights.errors import CheckpointError, refuse_pickle
-from ldm_edu.weights.mapped import open_weights
 from ldm_edu.weights.fit import load_into
+from ldm_edu.weights.mapped import open_weights
 
 
 def some_tensors(seed: int = 0, count: int = 8) -> dict[str, Tensor]:
@@ -48,7 +48,10 @@ def test_a_part_comes_back_as_bfloat16_would_have_it(tmp_path: Path) -> None:
     back = load_tensors(tmp_path, "unet")
     assert names(tmp_path) == ["unet.safetensors"]
     assert same(back, {k: v.bfloat16().float() if v.is_floating_point() else v for k, v in tensors.items()})
-    assert {t.dtype for t in open_weights(tmp_path / "unet.safetensors").tensors.values()} == {torch.bfloat16, torch.int64}
+    assert {t.dtype for t in open_weights(tmp_path / "unet.safetensors").tensors.values()} == {
+        torch.bfloat16,
+        torch.int64,
+    }
 
 
 def test_a_part_comes_back_exactly_as_float32(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import lively_toy, refused, run
+from command import randomized_toy, refused, run
 from PIL import Image, ImageSequence
 
 from ldm_edu import SAMPLERS
@@ -21,7 +21,7 @@ from ldm_edu.training import plan as training_plan
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return lively_toy(tmp_path_factory.mktemp("checkpoints") / "toy")
+    return randomized_toy(tmp_path_factory.mktemp("checkpoints") / "toy")
 
 
 def test_choices_are_those_of_the_library() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command import lively_toy, refused, run
+from command import randomized_toy, refused, run
 from PIL import Image
 
 from ldm_edu.checksums import fingerprint
@@ -18,7 +18,7 @@ from ldm_edu.pictures import read_metadata
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return lively_toy(tmp_path_factory.mktemp("checkpoints") / "toy")
+    return randomized_toy(tmp_path_factory.mktemp("checkpoints") / "toy")
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_a_single_large_picture_is_written_without_a_frame(place: Path, toy: Pat
 
 
 def test_networks_that_are_told_of_the_picture(place: Path) -> None:
-    filler, editor = lively_toy(place / "filler", 9), lively_toy(place / "editor", 8)
+    filler, editor = randomized_toy(place / "filler", 9), randomized_toy(place / "editor", 8)
     painted = drawn(place, filler, "--init", "photo.png", "--mask", "mask.png")
     assert np.array_equal(painted[:, :8], photo(place)[:, :8])
     assert drawn(place, filler).shape == (16, 16, 3)  # without a picture it paints the whole

@@ -89,7 +89,7 @@ def test_what_is_held_out_is_never_made(source: Drawings) -> None:
     held_out = dataclasses.replace(nothing, hues=but_blue, counts=but_two, together=with_fish)
     rng = random.Random(0)
     assert {made.hue for _ in range(20) if (made := any_hue(source, rng, held_out))} == {"blue"}
-    assert {made.count for _ in range(20) if (made := any_count(source, rng, held_out))} == {2}
+    assert {made.number for _ in range(20) if (made := any_count(source, rng, held_out))} == {2}
     pairs = [made.what for _ in range(40) if (made := any_two(source, rng, held_out))]
     assert pairs and not any("fish" in what for what in pairs)
     free = [made.what for _ in range(40) if (made := any_two(source, rng, nothing))]
@@ -142,7 +142,7 @@ def test_so_many_stand_apart(count: int) -> None:
     made = several(drawing, count, random.Random(0))
     assert read_count(on_white(made.rgba)) == count
     assert is_true(on_white(made.rgba), made)
-    assert not is_true(on_white(made.rgba), made._replace(count=5 - count))
+    assert not is_true(on_white(made.rgba), made._replace(number=5 - count))
     assert not is_true(on_white(made.rgba), made._replace(hue="blue"))
 
 

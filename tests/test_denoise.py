@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from lively import awake
+from randomized import randomized_unet
 
 from ldm_edu.condition import Conditioning, for_batch
 from ldm_edu.config import Prediction
@@ -21,7 +21,7 @@ SHAPE = (4, 8, 8)
 
 @pytest.fixture(scope="module")
 def unet() -> UNet:
-    return awake(TOY.unet)
+    return randomized_unet(TOY.unet)
 
 
 def condition(count: int, length: int = 16) -> Conditioning:
@@ -91,7 +91,7 @@ def test_conditions_that_do_not_fit(unet: UNet) -> None:
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_vector_is_each_picture_s_own(known: bool) -> None:
-    unet = awake(replace(TOY.unet, context_dim=None, vector_dim=8))
+    unet = randomized_unet(replace(TOY.unet, context_dim=None, vector_dim=8))
     vector, x = torch.randn(3, 8), initial_noise([1, 2, 3], SHAPE)
     denoise = NetworkDenoiser(unet, "v", Conditioning(vector=vector), RUN if known else None)
     for level in RUN[:-1]:
@@ -104,7 +104,7 @@ def test_a_vector_is_each_picture_s_own(known: bool) -> None:
 
 def test_channels_laid_beside_the_sample() -> None:
     """Inpainting: a mask of one channel and the latents of the masked picture."""
-    unet = awake(replace(TOY.unet, in_channels=9, beside="mask"))
+    unet = randomized_unet(replace(TOY.unet, in_channels=9, beside="mask"))
     cond = Conditioning(condition(2).context, concat=torch.randn(2, 5, 8, 8))
     x = initial_noise([1, 2], SHAPE)
     with torch.no_grad():

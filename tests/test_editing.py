@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
-from lively import lively, toy_with
+from randomized import randomized_model, toy_with
 from test_samplers import STOCHASTIC
 from torch import Tensor
 
-from ldm_edu.editing import Edit, begin, first_step, inpaint, latent_mask
+from ldm_edu.editing import Edit, begin, depth_map, first_step, inpaint, latent_mask
 from ldm_edu.families import FASHION, TOY
 from ldm_edu.guidance import cfg2
 from ldm_edu.model import LatentDiffusion
@@ -19,19 +19,19 @@ from ldm_edu.schedule import Level, add_noise, levels, scaled_linear
 
 @pytest.fixture(scope="module")
 def toy() -> LatentDiffusion:
-    return lively(TOY)
+    return randomized_model(TOY)
 
 
 @pytest.fixture(scope="module")
 def filler() -> LatentDiffusion:
     """As Stable Diffusion's inpainting model: 9 channels."""
-    return lively(toy_with(9))
+    return randomized_model(toy_with(9))
 
 
 @pytest.fixture(scope="module")
 def editor() -> LatentDiffusion:
     """As instruct-pix2pix: 8 channels."""
-    return lively(toy_with(8))
+    return randomized_model(toy_with(8))
 
 
 def pictures(n: int = 1, side: int = 16, seed: int = 0) -> Tensor:
@@ -289,7 +289,25 @@ def test_the_three_branches_are_one_batch_or_three() -> None:
 def test_a_network_that_reads_what_no_picture_gives_is_refused() -> None:
     preset = dataclasses.replace(TOY, unet=dataclasses.replace(TOY.unet, in_channels=7, beside="low_res"))
     with pytest.raises(ValueError, match="reads 'low_res' besides the sample"):
-        lively(preset).generate(["a"], edit=Edit(pictures()))
+        randomized_model(preset).generate(["a"], edit=Edit(pictures()))
+
+
+def test_depths_are_scaled_to_one_range_and_belong_to_a_model_that_reads_them() -> None:
+    preset = dataclasses.replace(TOY, unet=dataclasses.replace(TOY.unet, in_channels=5, beside="depth"))
+    model, picture, depth = randomized_model(preset), pictures()[:1], torch.rand(1, 1, 16, 16)
+    for unit in (depth, 7 * depth + 3):
+        small = depth_map(unit, 2)
+        assert small.shape == (1, 1, 8, 8) and float(small.min()) == -1 and float(small.max()) == pytest.approx(1)
+        torch.testing.assert_close(small, depth_map(depth, 2), rtol=1e-4, atol=1e-4)
+    *_, last = model.generate(["a"], edit=Edit(picture, depth=depth), steps=2)
+    *_, other = model.generate(["a"], edit=Edit(picture, depth=1 - depth), steps=2)
+    assert not torch.allclose(last.x, other.x)
+    with pytest.raises(ValueError, match="give both, or neither"):
+        model.generate(["a"], edit=Edit(picture))
+    with pytest.raises(ValueError, match="give both, or neither"):
+        randomized_model(TOY).generate(["a"], edit=Edit(picture, depth=depth))
+    with pytest.raises(ValueError, match=r"expected depths \(1 or B, 1, 16, 16\)"):
+        Edit(picture, depth=depth[..., :8])
 
 
 def test_channels_that_do_not_fit_what_a_network_reads_are_refused() -> None:
@@ -356,4 +374,4 @@ def test_masks_are_as_many_as_what_they_hide(toy: LatentDiffusion) -> None:
 
 def test_a_coloured_picture_for_a_model_of_grey_ones() -> None:
     with pytest.raises(ValueError, match="draws pictures of 1 channels, and these have 3"):
-        lively(FASHION).generate([3], edit=Edit(pictures(side=28)))
+        randomized_model(FASHION).generate([3], edit=Edit(pictures(side=28)))

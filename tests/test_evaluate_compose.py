@@ -72,7 +72,7 @@ def test_a_painter_of_nothing_scores_nothing(sections: Measure) -> None:
 def test_what_is_asked_for_is_held_out_of_things_that_the_model_was_trained_for(source: Drawings) -> None:
     splits = emoji_splits()
     for each in compose.held_out_counts(source):
-        assert (each.names[0], each.made.count) in splits.counts and each.names[0] in source.starter
+        assert (each.names[0], each.made.number) in splits.counts and each.names[0] in source.starter
     for each in compose.held_out_together(source):
         assert frozenset(each.names) in splits.together
         assert each.sided == (" and " not in each.made.what)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from command import Done, lively_toy, run
+from command import Done, randomized_toy, run
 
 from ldm_edu.checkpoint.fill import pairs_of
 from ldm_edu.families import SD15, family_of
@@ -30,7 +30,7 @@ Make = Callable[[Path, Path], Path]  # the folder to write in, a sound file to s
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model in one file."""
     place = tmp_path_factory.mktemp("sound")
-    done = run("convert", lively_toy(place / "toy"), place / "one.safetensors", "--to", "original")
+    done = run("convert", randomized_toy(place / "toy"), place / "one.safetensors", "--to", "original")
     assert done.returncode == 0, done.stderr
     return place / "one.safetensors"
 

@@ -112,6 +112,7 @@ def test_a_panel_is_html_without_holes_and_plain_text() -> None:
     assert 'role="status"' in panel(Verdict(ITEMS["01.snr"], True, "right"))._repr_html_()
 
 
+@pytest.mark.filterwarnings("ignore:slow")
 def test_printing_warning_and_showing_in_an_answer_is_not_borrowing(capsys: pytest.CaptureFixture[str]) -> None:
     def talking(alpha_bar: torch.Tensor) -> torch.Tensor:
         from IPython.display import display

@@ -124,7 +124,7 @@ def test_calling_the_package_is_seen_under_any_name() -> None:
 
     found = judge(item, outcomes(item, q_sample))
     assert not found.passed
-    assert "ldm_edu.schedule.add_noise" in found.message
+    assert "ldm_edu.schedule.level.add_noise" in found.message
     assert judge(item, outcomes(item, q_sample, ours=True)).passed, "its numbers are right: only the calls tell"
 
 

@@ -115,7 +115,7 @@ def _(): return open("/usr/cheated.txt", "w")
 @way("writes to the kernel")
 def _(): return open("/proc/sys/kernel/core_pattern", "w")
 @way("makes a device")
-def _(): return os.mknod("/tmp/memory", 0o600 | stat.S_IFCHR, os.makedev(1, 1)) or 1
+def _(): return os.mknod("memory", 0o600 | stat.S_IFCHR, os.makedev(1, 1)) or 1
 @way("deletes the course")
 def _(): return shutil.rmtree(os.path.dirname(OUTSIDE)) or 1
 @way("replaces a folder by a link")
@@ -130,7 +130,7 @@ def _(): return socket.create_connection(("127.0.0.1", PORT), 2)
 def _(): return [os.environ["SECRET_OF_THE_TEACHER"]]
 # these succeed in the sandbox, and are gone with it
 os.makedirs(os.path.expanduser("~/.ipython/profile_default/startup"), exist_ok=True)
-for place in ("~/.ipython/profile_default/startup/00.py", "~/sitecustomize.py", "/tmp/usercustomize.py", "torch.py"):
+for place in ("~/.ipython/profile_default/startup/00.py", "~/sitecustomize.py", "~/usercustomize.py", "torch.py"):
     with contextlib.suppress(OSError):
         open(os.path.expanduser(place), "w").write("raise SystemExit('a file that one notebook left for the next')")
 LEFT = "import time\\nfor _ in range(99):\\n  time.sleep(.1)\\n  try: open(%r, 'w').write('{}')\\n  except OSError: 0"

@@ -1,16 +1,16 @@
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
-from lively import awake
+from randomized import randomized_unet
 from torch import Tensor
 
 from ldm_edu.condition import Conditioning
 from ldm_edu.config import Prediction
 from ldm_edu.denoise import Denoiser, NetworkDenoiser
 from ldm_edu.families import TOY
-from ldm_edu.guidance import cfg, interval, rescale
+from ldm_edu.guidance import cfg, cfg2, interval, rescale
 from ldm_edu.models.unet import UNet
 from ldm_edu.prediction import PREDICTIONS, target, to_eps, to_x0
 from ldm_edu.samplers import ddim, dpmpp_2m, initial_noise
@@ -37,7 +37,7 @@ class Counted:
 
 @pytest.fixture(scope="module")
 def unet() -> UNet:
-    return awake(TOY.unet)
+    return randomized_unet(TOY.unet)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_contexts_of_two_lengths_are_two_batches(unet: UNet, batches: list[int])
 
 
 def test_two_networks_are_two_batches(unet: UNet) -> None:
-    other = awake(TOY.unet, seed=2)
+    other = randomized_unet(TOY.unet, seed=2)
     cond, uncond, x = branch(unet, 2), branch(other, 2), initial_noise([1, 2], SHAPE)
     expected = uncond(x, RUN[2]) + 5 * (cond(x, RUN[2]) - uncond(x, RUN[2]))
     torch.testing.assert_close(cfg(cond, uncond, 5.0)(x, RUN[2]), expected)
@@ -183,10 +183,36 @@ def test_a_denoiser_of_its_own_kind_is_asked_itself() -> None:
         def __call__(self, x: Tensor, level: Level) -> Tensor:
             return torch.full_like(x, 5.0)
 
-    unet = awake(TOY.unet)
+    unet = randomized_unet(TOY.unet)
     context = torch.randn(1, 16, 32)
     own, plain = (kind(unet, "eps", Conditioning(context=context)) for kind in (Own, NetworkDenoiser))
     x = initial_noise([1], SHAPE)
     assert torch.equal(cfg(own, own, 3.0)(x, RUN[0]), torch.full_like(x, 5.0))
     mixed = cfg(own, plain, 3.0)(x, RUN[0])
     torch.testing.assert_close(mixed, 15.0 - 2 * plain(x, RUN[0]))
+
+
+class Scaled:
+    """A denoiser of one's own that can be one batch with others of its kind."""
+
+    def __init__(self, factors: Tensor, sizes: list[int]) -> None:
+        self.factors, self.sizes = factors, sizes  # (B,)
+
+    def __call__(self, x: Tensor, level: Level) -> Tensor:
+        self.sizes.append(len(x))
+        return x * self.factors.view(-1, 1, 1, 1)
+
+    def joined(self, others: Sequence[Denoiser], size: int) -> Denoiser | None:
+        if not all(isinstance(each, Scaled) for each in others):
+            return None
+        return Scaled(torch.cat([each.factors.expand(size) for each in (self, *others)]), self.sizes)
+
+
+def test_denoisers_of_ones_own_are_one_batch() -> None:
+    sizes: list[int] = []
+    cond, uncond, x = Scaled(torch.tensor([3.0]), sizes), Scaled(torch.tensor([1.0]), sizes), torch.randn(2, *SHAPE)
+    torch.testing.assert_close(cfg(cond, uncond, 4.0)(x, RUN[0]), x * (1 + 4 * 2))
+    torch.testing.assert_close(cfg2(cond, uncond, uncond, 4.0, 2.0)(x, RUN[0]), x * (1 + 4 * 2))
+    assert sizes == [4, 6]
+    torch.testing.assert_close(cfg(cond, lambda x, level: 0 * x, 4.0)(x, RUN[0]), 12 * x)  # cannot be joined
+    assert sizes == [4, 6, 2]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lively import lively
+from randomized import randomized_model
 
 from ldm_edu.checkpoint.find import shipped_checkpoints
 from ldm_edu.config import Preset, ScheduleConfig, UNetConfig, UNetPreset
@@ -38,7 +38,7 @@ CLASSES = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def toy() -> LatentDiffusion:
-    return lively(TOY)
+    return randomized_model(TOY)
 
 
 def draw(model: LatentDiffusion, prompts: list, **how) -> torch.Tensor:  # type: ignore[no-untyped-def]
@@ -130,7 +130,7 @@ def test_pixels_without_any_condition() -> None:
 
 
 def test_classes_and_their_blank() -> None:
-    model = lively(CLASSES)
+    model = randomized_model(CLASSES)
     nothing = draw(model, ["", None], seeds=[1, 1])
     assert torch.equal(nothing[0], nothing[1])
     some = draw(model, [3, 3, 4], seeds=[1, 1, 1])
@@ -152,7 +152,7 @@ def test_a_rectified_flow() -> None:
 
 
 def test_half_precision_networks_give_full_precision_pictures(toy: LatentDiffusion) -> None:
-    model = lively(TOY).to(dtype=torch.bfloat16)
+    model = randomized_model(TOY).to(dtype=torch.bfloat16)
     images = model.decode(draw(model, ["red apple"]))
     assert images.dtype == torch.float32
     assert model.encode(images).dtype == torch.float32
@@ -165,7 +165,7 @@ def test_half_precision_networks_give_full_precision_pictures(toy: LatentDiffusi
 
 @pytest.mark.parametrize("preset", [TOY, PIXELS, CLASSES], ids=lambda p: p.name)
 def test_what_is_saved_is_loaded(tmp_path: Path, preset: Preset) -> None:
-    model = lively(preset)
+    model = randomized_model(preset)
     model.save(tmp_path / "mine", dtype=torch.float32)
     again = LatentDiffusion.from_pretrained(tmp_path / "mine")
     assert again.preset == preset and again.networks.keys() == model.networks.keys()

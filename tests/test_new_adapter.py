@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from lively import lively
+from randomized import randomized_model
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -75,7 +75,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model() -> LatentDiffusion:
-    return lively(TOY)
+    return randomized_model(TOY)
 
 
 def draw(model: LatentDiffusion) -> Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command import lively_toy, refused, run
+from command import randomized_toy, refused, run
 from PIL import Image, ImageDraw, ImageFilter
 
 from ldm_edu.pictures import open_mask
@@ -91,7 +91,7 @@ def test_a_map_of_labels_in_grey_is_not_bright_enough(tmp_path: Path, brightest:
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    return lively_toy(tmp_path_factory.mktemp("checkpoints") / "toy")
+    return randomized_toy(tmp_path_factory.mktemp("checkpoints") / "toy")
 
 
 def painted(place: Path, toy: Path, photo: np.ndarray, mask: Image.Image, *how: str) -> np.ndarray:

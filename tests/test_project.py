@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 1024 * 1024
@@ -94,9 +95,14 @@ def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     if not (ROOT / "data" / "checkpoints" / "emoji" / "config.json").is_file():
         pytest.skip("the emoji checkpoint is not in this checkout")
+    pytest.importorskip("diffusers")
     names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S):
         exec(compile(block, "README.md", "exec"), names)
+    assert torch.allclose(names["same"], names["image"], atol=1e-3)  # our weights and samplers, their network
+    assert names["level"].t.shape == (8,) and names["x0"].shape == names["noisy"].shape == (1, 4, 16, 16)
+    assert len(names["losses"]) == 10 and names["losses"][-1] < names["losses"][0]
+    assert names["scores"].shape == (2, 1)
     assert names["image"].shape == (1, 3, 64, 64)
     assert (tmp_path / "apple.png").is_file()
 

@@ -55,7 +55,8 @@ def test_their_share_of_the_batches(captioned: sources.Captioned, monkeypatch: p
     batch = draw(rng(), 400, 0.5)
     new = (batch.x0.flatten() >= captioned.composed[0]).float().mean()
     assert new.item() == pytest.approx(0.7, abs=0.07)
-    assert batch.context is not None and batch.context.shape == (400, 32, 192) and not batch.context.requires_grad
+    context = batch.cond.context
+    assert context is not None and context.shape == (400, 32, 192) and not context.requires_grad
 
     images, tokens, true = sources.caption_pairs(EMOJI, composed=0.5)(rng(), 20)
     assert len(images) == len(tokens) == 20 and true.diagonal().all()

@@ -309,7 +309,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     sizes = [(16, 16), (16, 16), (16, 16), (32, 16), (32, 16)]
     folder = tmp_path_factory.mktemp("cache")
-    pictures = CaptionedPictures(list("abcde"), list("vwxyz"), "p", lambda i: Image.new("RGB", sizes[i]))
+    for name, size in zip("abcde", sizes, strict=True):
+        Image.new("RGB", size).save(folder.parent / f"{name}.png")
+    names = [folder.parent / f"{name}.png" for name in "abcde"]
+    pictures = CaptionedPictures(list("abcde"), list("vwxyz"), "p", names.__getitem__)
     start_cache(folder, pictures, [(16, 16), (16, 32)], {"latent encoder": "a"}, shard=2)
     list(fill_cache(folder, pictures, lambda x: x[:, :, ::2, ::2], lambda texts: torch.ones(len(texts), 2, 3)))
     return folder

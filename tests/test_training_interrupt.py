@@ -158,7 +158,7 @@ def test_signals_of_the_system_save_as_a_person_does(tmp_path: Path, numbers: tu
     """Several of them mean the same: a shell and the system both send SIGHUP when a terminal is closed."""
     with pytest.raises(Interrupted) as stopped:
         list(train(disturbed(toy_task(), at=2, disturb=end(*numbers)), steps=6, seed=5, folder=tmp_path))
-    assert stopped.value.step == 2 and stopped.value.number == min(numbers)  # the system delivers the lowest first
+    assert stopped.value.step == 2 and stopped.value.number in numbers  # which one comes first is the system's business
     assert load_state(toy_task(), tmp_path) == 2
 
 

@@ -105,6 +105,7 @@ def test_recomputing_gives_the_same_gradients(home: Path, tmp_path: Path) -> Non
 
 
 def test_recomputing_keeps_less() -> None:
+    from ldm_edu.condition import Conditioning
     from ldm_edu.models.unet import UNet
     from ldm_edu.training.parallel import checkpoint_blocks
 
@@ -115,7 +116,7 @@ def test_recomputing_keeps_less() -> None:
         sizes: dict[int, int] = {}
         count = lambda t: sizes.__setitem__(t.data_ptr(), t.nbytes)  # noqa: E731
         with torch.autograd.graph.saved_tensors_hooks(lambda t: (count(t), t)[1], lambda t: t):
-            model(torch.randn(4, 4, 8, 8), torch.arange(4), torch.randn(4, 16, 32))
+            model(torch.randn(4, 4, 8, 8), torch.arange(4), Conditioning(torch.randn(4, 16, 32)))
         return sum(sizes.values())
 
     assert kept(True) < 0.6 * kept(False)

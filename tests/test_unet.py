@@ -31,6 +31,12 @@ def test_a_context_that_it_cannot_read() -> None:
         UNet(FASHION.unet)(torch.randn(1, 1, 28, 28), T, Conditioning(CONTEXT, torch.zeros(1, 16)))
 
 
+def test_the_first_level_is_as_wide_as_the_first_convolution() -> None:
+    with pytest.raises(ValueError, match=r"mults=\(2, 4\) must begin with 1.*for levels of \[32, 64\] channels"):
+        UNetConfig(channels=16, mults=(2, 4), depth=(0, 1), groups=4)
+    assert UNet(UNetConfig(channels=32, mults=(1, 2), depth=(0, 1), groups=4))
+
+
 def test_heads_divide_the_widths_that_attend() -> None:
     for wrong in ({"heads": 3}, {"heads": None, "head_dim": 48}, {"heads": None, "head_dim": 256}):
         with pytest.raises(ValueError, match=r"head(s|_dim)=\d+ does not divide the level widths"):

@@ -26,7 +26,7 @@ KEYWORDS = ("-W", "--keep-going", "-q", "-b", "html")
 # What of each module has no public name of `ldm_edu` itself and is met in the lessons all the same.
 MORE = {
     "viz": importlib.import_module("ldm_edu.viz").__all__,
-    "denoise": ("Denoiser", "NetworkDenoiser"),
+    "denoise": ("Denoiser", "Joinable", "NetworkDenoiser"),
 }
 
 

@@ -39,5 +39,7 @@ def kind_of(tensors: Mapping[str, Stored]) -> str:
     if conv_in is not None and len(conv_in.shape) == 4:
         texts = f" and text states of width {max(widths)}" if widths else ""
         return f"a U-Net that reads {conv_in.shape[1]} channels{texts}, which no model that is known here does"
+    if widths:
+        return f"a U-Net for text states of width {max(widths)}, which no model that is known here has"
     first = printable(min(tensors, default="nothing"))
     return f"{len(tensors)} tensors of a layout that is not known here, the first of them {first}"

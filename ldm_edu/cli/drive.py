@@ -1,6 +1,7 @@
 """The one way from a `Run` to a trained checkpoint, for every command that trains: watched, logged and stopped."""
 
 import statistics
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,10 +90,12 @@ def what_is_left(steps: int, seconds: float) -> str:
 
 def say(sentence: str) -> None:
     """Tell the person who waits, in the main process; results go to files, so this goes to the standard error."""
+    from tqdm import tqdm
+
     from ldm_edu.training.parallel import is_main
 
     if is_main():
-        typer.echo(sentence, err=True)
+        tqdm.write(sentence, file=sys.stderr)  # above a progress bar that is there
 
 
 @contextmanager

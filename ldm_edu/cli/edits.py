@@ -35,6 +35,22 @@ def parse_size(text: str) -> tuple[int, int]:
     return high, wide
 
 
+def parse_crop(text: str) -> tuple[int, int]:
+    """``TOP,LEFT``, how many pixels were cut off.
+
+    >>> parse_crop("0,128")
+    (0, 128)
+
+    Raises
+    ------
+    ValueError
+        if it is not two numbers of pixels.
+    """
+    if (found := re.fullmatch(r"\s*(\d{1,6})\s*,\s*(\d{1,6})\s*", text)) is None:
+        raise ValueError(f"--crop {text!r} must be two numbers of pixels, TOP,LEFT, as in 0,128")
+    return int(found[1]), int(found[2])
+
+
 def parse_border(text: str) -> tuple[int, int, int, int]:
     """``64``, or ``left,top,right,bottom``, as four widths.
 
@@ -61,6 +77,7 @@ def make_edit(
     size: tuple[int, int] | None,
     strength: float | None,
     image_guidance: float | None,
+    depth: Path | None = None,
 ) -> "Edit":
     """The edit that the options ask for, its picture at a size that the model draws.
 
@@ -72,6 +89,8 @@ def make_edit(
     from ldm_edu.editing import Edit
     from ldm_edu.pictures import fit, fitting_size, from_pil, open_picture
 
+    if depth is not None and outpaint is not None:
+        raise ValueError("--depth is as large as --init, and --outpaint makes that larger: give one of them")
     if mask is not None and outpaint is not None:
         raise ValueError("--mask and --outpaint each say what to paint: give one of them")
     if image_guidance is not None and not by_instruction(model):
@@ -90,7 +109,8 @@ def make_edit(
         left, top, right, bottom = parse_border(outpaint)
         edit = Edit.outpaint(pixels, left=left, top=top, right=right, bottom=bottom)
     else:
-        edit = Edit(pixels, mask=None if mask is None else _hidden(mask, init, picture, shape))
+        near = None if depth is None else from_pil(fit(open_picture(depth), shape).convert("L"))  # (1, 1, H, W)
+        edit = Edit(pixels, mask=None if mask is None else _hidden(mask, init, picture, shape), depth=near)
     usual = 1.0 if edit.mask is not None or by_instruction(model) else 0.6
     return replace(
         edit,

@@ -1,8 +1,9 @@
 """``ldm-edu generate``: prompts, and a picture to start from, to pictures; and a film of how they came about."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,7 +12,7 @@ import typer
 
 import ldm_edu
 from ldm_edu.cli.convert import Predicts, Text, Vae, Weights
-from ldm_edu.cli.edits import by_instruction, make_edit, parse_size
+from ldm_edu.cli.edits import by_instruction, make_edit, parse_crop, parse_size
 from ldm_edu.cli.output import Order, captions, check_places, save_pictures
 from ldm_edu.config import Prediction, SamplerName, Spacing
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from ldm_edu.editing import Edit
     from ldm_edu.model import LatentDiffusion
+    from ldm_edu.samplers import Step
 Dtype = Literal["float32", "bfloat16", "float16"]
 Frame = list["Image"]  # every picture asked for, at one step
 
@@ -84,6 +86,21 @@ def generate(
         float | None,
         typer.Option(help="How strongly a model that edits by instruction keeps to --init; left out: 1.5."),
     ] = None,
+    depth: Annotated[
+        Path | None, typer.Option(help="Depths of --init, lighter where nearer; for a model that reads depths.")
+    ] = None,
+    original_size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="SDXL: the size of the photo that the picture is to look like.")
+    ] = None,
+    crop: Annotated[
+        str | None, typer.Option(metavar="TOP,LEFT", help="SDXL: what was cut off of that photo; left out: nothing.")
+    ] = None,
+    refiner: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="SDXL: a second model, which draws the last steps.")
+    ] = None,
+    switch: Annotated[
+        float | None, typer.Option(help="Share of the noise schedule before --refiner takes over; left out: 0.8.")
+    ] = None,
     adapter: Annotated[
         list[str] | None,
         typer.Option(metavar="FILE[:SCALE]", help="What changes the model from outside; may be given several times."),
@@ -116,11 +133,18 @@ def generate(
     """
     check_places(out, film)
     about_init = {"strength": strength, "mask": mask, "outpaint": outpaint, "image-guidance": image_guidance}
+    about_init["depth"] = depth
     for option, value in about_init.items():
         if init is None and value is not None:
             raise ValueError(f"--{option} is about the picture to start from: give --init as well")
+    if switch is not None and refiner is None:
+        raise ValueError("--switch says when --refiner takes over: give --refiner as well, or leave it out")
+    if refiner is not None and init is not None:
+        raise ValueError("--refiner goes on from a picture drawn from noise: give --init or --refiner, not both")
     shape = None if size is None else parse_size(size)
+    about = {"original": original_size and parse_size(original_size), "crop": crop and parse_crop(crop)}
 
+    from ldm_edu.cascade import SWITCH, base_then_refiner
     from ldm_edu.pictures import save_gif, sheet
     from ldm_edu.prompts import remarks
     from ldm_edu.samplers import SAMPLERS
@@ -135,7 +159,7 @@ def generate(
     _warn_of_truncation(pipeline, read)
     edit = None
     if init is not None:
-        edit = make_edit(pipeline, init, mask, outpaint, shape, strength, image_guidance)
+        edit = make_edit(pipeline, init, mask, outpaint, shape, strength, image_guidance, depth)
         shape = edit.size
     usual = pipeline.preset.defaults
     said: dict[str, Any] = {
@@ -148,17 +172,22 @@ def generate(
     for sentence in remarks(prompts, negative, said["guidance"]):
         typer.echo(f"ldm-edu: {sentence}", err=True)
     how = {**said, "sampler": SAMPLERS[said["sampler"]], "size": shape, "negative": negative and read[negative]}
+    how["about"] = {name: value for name, value in about.items() if value}
+    draw = partial(pipeline.generate, edit=edit)
+    if refiner is not None:
+        draw = partial(base_then_refiner, pipeline, load(refiner, device, dtype), switch=switch or SWITCH)
     orders = [(prompt, seed + i) for prompt in prompts for i in range(count)]
     with ThreadPoolExecutor(1) as meanwhile, _memory(pipeline):
         weights = meanwhile.submit(_fingerprint, model, copy)  # gigabytes take seconds
-        frames = _draw(pipeline, orders, read, every_step=film is not None, tile=tile, edit=edit, **how)
+        frames = _draw(draw, pipeline, orders, read, every_step=film is not None, tile=tile, edit=edit, **how)
     settings = {"model": model, "weights": weights.result(), **said, "size": "{}x{}".format(*frames[-1][0].size)}
-    otherwise = {"copy": copy, "prediction": prediction, "vae": vae, "text": text}
+    otherwise = {"copy": copy, "prediction": prediction, "vae": vae, "text": text, "refiner": refiner, "switch": switch}
+    otherwise |= {"original size": original_size, "crop": crop}
     settings |= {name: value for name, value in otherwise.items() if value is not None}
     if adapter:
         settings["adapters"] = ", ".join(adapter)
     if edit is not None:
-        given = {"init": init, "strength": edit.strength, "mask": mask, "outpaint": outpaint}
+        given = {"init": init, "strength": edit.strength, "mask": mask, "outpaint": outpaint, "depth": depth}
         given |= {"image_guidance": edit.image_guidance} if by_instruction(pipeline) else {}
         settings |= {name: str(value) if isinstance(value, Path) else value for name, value in given.items() if value}
     settings |= {"dtype": dtype, "device": pipeline.device.type, "version": f"ldm-edu {ldm_edu.__version__}"}
@@ -219,8 +248,8 @@ def load(
 def _file_and_scale(named: str) -> tuple[str, float]:
     """``FILE`` or ``FILE:SCALE``; a colon that no number follows belongs to the name.
 
-    >>> _file_and_scale("style.safetensors:0.8"), _file_and_scale("C:\\style.safetensors")
-    (('style.safetensors', 0.8), ('C:\\style.safetensors', 1.0))
+    >>> _file_and_scale("style.safetensors:0.8"), _file_and_scale("a:b.safetensors")
+    (('style.safetensors', 0.8), ('a:b.safetensors', 1.0))
     """
     file, colon, scale = named.rpartition(":")
     try:
@@ -253,6 +282,7 @@ def _fingerprint(model: str, copy: Literal["ema", "last"] | None) -> str:
 
 
 def _draw(
+    draw: Callable[..., Iterator["Step"]],
     pipeline: "LatentDiffusion",
     orders: list[Order],
     read: Mapping[str, Any],
@@ -280,7 +310,7 @@ def _draw(
         for batch in batches:
             frames: list[Frame] = []
             wanted, seeds = [read[prompt] for prompt, _ in batch], [seed for _, seed in batch]
-            for step in pipeline.generate(wanted, seeds=seeds, steps=steps, edit=edit, **how):
+            for step in draw(wanted, seeds=seeds, steps=steps, **how):
                 bar.update()
                 if every_step:
                     frames.append(decoded(step.x0))

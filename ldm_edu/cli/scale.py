@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from ldm_edu.cli.drive import Log
+    from ldm_edu.training.cache import Cache
+    from ldm_edu.training.diffusion import Share
     from ldm_edu.training.loop import Record
     from ldm_edu.training.recipes import UNetRecipe
 
@@ -41,9 +43,19 @@ class Scaled:
 
 
 def train_on_data(
-    preset: str, recipe: "UNetRecipe", folder: Path, options: Scaled, *, start: str | None, save_every: int
+    preset: str,
+    recipe: "UNetRecipe",
+    changes: dict[str, Any],
+    folder: Path,
+    options: Scaled,
+    *,
+    start: str | None,
+    save_every: int,
 ) -> None:
-    """Fill the cache, train the U-Net, write the checkpoint; in each process that the launcher has started."""
+    """Fill the cache, train the U-Net, write the checkpoint; in each process that the launcher has started.
+
+    ``recipe`` with what a person has changed is trained by; with ``start`` the number of pictures decides the rest.
+    """
     import torch
 
     from ldm_edu.families import preset_named, unet_preset
@@ -51,33 +63,40 @@ def train_on_data(
     from ldm_edu.training.diffusion import Share
     from ldm_edu.training.guard import refuse_another_model
     from ldm_edu.training.parts import load_parts
+    from ldm_edu.training.recipes import UNETS
     from ldm_edu.training.scale_run import How, cached, scale_run
     from ldm_edu.training.sheets import drawn
 
     chosen = unet_preset(preset_named(preset))
     refuse_another_model(folder, chosen, but=("size",))
-    if options.parts is None and not (folder / "config.json").is_file():
+    parts_from = options.parts or (folder if (folder / "config.json").is_file() else start)
+    if parts_from is None:
         raise ValueError(
             f"{folder} holds no autoencoder and no text encoder: name a checkpoint that does with --parts, or train "
             f"them first (ldm-edu train vae --preset {preset} --out {folder}, then clip)"
         )
+    recipe = dataclasses.replace(recipe, joint_text=False, narrow_from=1.0)  # all pictures alike, the text kept
     state = folder / "training" / "unet"
     where = options.cache or folder / "cache"
     with _processes(state, wandb=options.wandb) as accelerator, _only_one(accelerator, state, folder, where):
         here: torch.device = accelerator.device
         share = Share(
-            recipe.batch,
+            changes.get("batch", recipe.batch),
             accelerator.process_index,
             accelerator.num_processes,
             options.micro,
             int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         )
         size = options.size or chosen.size
-        parts = load_parts(options.parts or folder, chosen, here)
+        parts = load_parts(parts_from, chosen, here)
         with progress_bar("caching", "picture") as show:
             cache = cached(options.data, where, parts, share, size=size, progress=show, tell=say)
         for network in (parts.autoencoder, parts.text):
             network.to("cpu")  # only the export needs them from here on
+        recipe = dataclasses.replace(recipe, **changes)
+        if start is not None:
+            recipe = _for_so_many(recipe, changes, cache, share, most=UNETS[preset].steps)
+            share = dataclasses.replace(share, batch=recipe.batch)
         how = How(share, options.way, options.recompute)
         precision = options.precision or ("bf16" if quick_bfloat16(here.type) else "fp32")
         run = scale_run(
@@ -98,6 +117,20 @@ def train_on_data(
         sheet = partial(drawn, folder, cache.words(SHOWN), device=here)
         every = options.sheet_every
         drive(run, "unet", folder, preset=preset, save_every=save_every, sheet_every=every, sheet=sheet, log=log)
+
+
+def _for_so_many(
+    recipe: "UNetRecipe", changes: dict[str, Any], cache: "Cache", share: "Share", *, most: int
+) -> "UNetRecipe":
+    """The recipe for a U-Net that is trained on, by the number of own pictures; a sentence says what to expect."""
+    from ldm_edu.training.recipes import on_own_pictures
+
+    pictures = sum(cache.index.counts)
+    given = {name: value for name, value in changes.items() if name != "seed"}
+    recipe = on_own_pictures(recipe, pictures, most=most, at_once=share.world * (share.micro or 1), **given)
+    each = recipe.steps * recipe.batch / pictures
+    say(f"{pictures} pictures: {recipe.steps} steps of {recipe.batch}, so each is shown about {each:.0f} times")
+    return recipe
 
 
 def _only_one(accelerator: "Accelerator", state: Path, *others: Path) -> AbstractContextManager[None]:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     import torch
 
-    from ldm_edu.training.recipes import UNetRecipe
     from ldm_edu.training.runs import Run
 
 T = TypeVar("T")
@@ -35,7 +34,8 @@ def train(
     lr: Annotated[float | None, typer.Option(min=0.0, help="Learning rate; left out: the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Left out: the recipe's.")] = None,
     start: Annotated[
-        Path | None, typer.Option(help="clip, unet: begin with the weights of this checkpoint folder.")
+        str | None,
+        typer.Option(help="clip, unet: begin with the weights of this checkpoint: a name, as emoji, or a path."),
     ] = None,
     perceptual: Annotated[
         str | None, typer.Option(help="vae, decoder: the classifier in the loss; left out: the shipped one.")
@@ -65,19 +65,24 @@ def train(
 
     The state, TensorBoard's log and the sample sheets are in OUT/training/NETWORK; the trained part lands in OUT.
     With --data the same command runs on one CPU, one GPU, or under `torchrun` and `accelerate launch` on many;
-    --parts and the options after it need --data. CTRL-C and SIGTERM save the last step, and of a U-Net
+    --parts and the options after it need --data. With --start the steps and the batch go by the number of pictures, and
+    a sentence says what to expect. CTRL-C and SIGTERM save the last step, and of a U-Net
     the model as it is then. A run is resumed with the settings that it began with, --steps may be higher; another model
     in OUT is never replaced.
     """
     folder = out or Path("runs") / preset
     if perceptual is not None and network not in ("vae", "decoder"):
         raise ValueError(f"--perceptual is for vae and decoder, not for {network}; leave it out")
-    changes = {"steps": steps, "batch": batch, "lr": lr, "seed": seed}
+    chosen = {"steps": steps, "batch": batch, "lr": lr, "seed": seed}
+    changes: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     if data is not None:
         if network != "unet":
             raise ValueError(f"--data is for the unet, not for {network}; leave it out")
         options = Scaled(data, parts, cache, size, micro, parallel, precision, recompute, wandb, sheet_every)
-        train_on_data(preset, _unet_recipe(preset, **changes), folder, options, start=start, save_every=save_every)
+        from ldm_edu.training.recipes import UNETS, UNETS_ON
+
+        recipe = _recipe(UNETS_ON if start else UNETS, network, preset)
+        train_on_data(preset, recipe, changes, folder, options, start=start, save_every=save_every)
         return
     only_with_data = {"parts": parts, "cache": cache, "size": size, "micro": micro, "precision": precision}
     _refuse_without_data(only_with_data | {"parallel": parallel != "ddp", "recompute": recompute, "wandb": wandb})
@@ -117,15 +122,14 @@ def _run(
     device: "torch.device",
     *,
     perceptual: str,
-    start: Path | None,
-    **changes: float | None,
+    start: str | None,
+    **given: Any,
 ) -> "Run":
     from ldm_edu.families import PRESETS, preset_named, unet_preset
     from ldm_edu.training import recipes, runs
 
     if start is not None and network not in ("clip", "unet"):
         raise ValueError(f"--start goes on with CLIP or a U-Net, not with {network}; leave it out")
-    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     if network == "classifier":
         chosen = dataclasses.replace(_recipe(recipes.CLASSIFIERS, network, preset), **given)
         return runs.classifier_run(chosen, folder, device)
@@ -143,15 +147,6 @@ def _run(
         return runs.pixels_run(PRESETS[preset], pixels, folder, device)
     unet = dataclasses.replace(_recipe(recipes.UNETS_ON if start else recipes.UNETS, network, preset), **given)
     return runs.unet_run(unet_preset(preset_named(preset)), unet, folder, device, start=start)
-
-
-def _unet_recipe(preset: str, **changes: float | None) -> "UNetRecipe":
-    """The recipe of a U-Net that learns from own pictures: as for the preset's, all pictures alike, the text kept."""
-    from ldm_edu.training import recipes
-
-    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
-    recipe = _recipe(recipes.UNETS, "unet", preset)
-    return dataclasses.replace(recipe, joint_text=False, narrow_from=1.0, **given)
 
 
 def _recipe(table: "Mapping[str, T]", network: Network, preset: str) -> T:

@@ -45,6 +45,8 @@ class TwoTextConditioner:
         if the last encoder has no projection, or the encoders read different tokens.
     """
 
+    about = ("original", "crop", "target", "score")  # what a condition may say besides the prompt
+
     def __init__(
         self,
         readers: Sequence[tuple[Tokenizer, TextEncoder]],

@@ -112,7 +112,7 @@ class Made(NamedTuple):
     what: str
     style: str
     hue: str = ""
-    count: int = 1
+    number: int = 1  # of things
 
 
 def in_hue(source: Drawings, drawing: Drawing, hue: str) -> Made | None:
@@ -130,7 +130,7 @@ def several(drawing: Drawing, count: int, rng: random.Random) -> Made:
         places = tuple((x, SIZE - y) for x, y in places)
     part = fitted(drawing.rgba, WIDE, HIGH if count == 2 else WIDE)
     rgba = lay([part] * count, [_near(place, rng) for place in places])
-    return Made(rgba, counted(drawing.name, count), drawing.style, count=count)
+    return Made(rgba, counted(drawing.name, count), drawing.style, number=count)
 
 
 def side_by_side(first: Drawing, relation: Relation, second: Drawing, rng: random.Random) -> Made:
@@ -139,7 +139,7 @@ def side_by_side(first: Drawing, relation: Relation, second: Drawing, rng: rando
     if relation == "right of" or (relation == "and" and rng.random() < 0.5):
         parts.reverse()
     rgba = lay(parts, [_near(place, rng) for place in PLACES[2]])
-    return Made(rgba, together(first.name, relation, second.name), first.style, count=2)
+    return Made(rgba, together(first.name, relation, second.name), first.style, number=2)
 
 
 def any_hue(source: Drawings, rng: random.Random, held_out: EmojiSplits) -> Made | None:
@@ -205,7 +205,7 @@ def is_true(image: Tensor, made: Made) -> bool:
     if made.hue:  # where its ground hides it, the drawing itself knows better
         drawn = name_colour(made.rgba[:3] / 255, made.rgba[3] > 127)
         return read_colour(image) == drawn == made.hue
-    return read_count(image) == made.count
+    return read_count(image) == made.number
 
 
 def fitted(rgba: Tensor, wide: int, high: int) -> Tensor:

@@ -174,7 +174,7 @@ def bench_picture(preset: UNetPreset, *, size: int, rounds: int, device: str, st
     if model.autoencoder is None:
         raise ValueError(f"{preset.name} has no decoder; use a preset with an autoencoder")
     for module, method in ((model.unet, "step"), (model.autoencoder.decoder, "forward")):
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module.to(memory_format=torch.channels_last)
         ready(module, method, compiled=True)
 
     def draw() -> Tensor:

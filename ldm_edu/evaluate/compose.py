@@ -42,7 +42,7 @@ class Asked:
 
 def held_out_hues(source: Drawings) -> list[Asked]:
     """Things in colours that they were never trained in, nor have in any drawing; one style each, in turn."""
-    found = []
+    found: list[Asked] = []
     for name, hue in sorted(emoji_splits().hues):
         if name not in source.starter or any(hue == read_colour(on_white(d.rgba[None])[0]) for d in source.of[name]):
             continue
@@ -139,8 +139,8 @@ def count_figures(asked: Sequence[Asked], names: Names, *pictures: Tensor) -> li
     """How often as many things stand apart as were asked for: of all, of two and of three."""
     columns = []
     for images in pictures:
-        right = [read_count(image) == each.made.count for image, each in zip(images, asked, strict=True)]
-        by_count = [[r for r, each in zip(right, asked, strict=True) if each.made.count == n] for n in (2, 3)]
+        right = [read_count(image) == each.made.number for image, each in zip(images, asked, strict=True)]
+        by_count = [[r for r, each in zip(right, asked, strict=True) if each.made.number == n] for n in (2, 3)]
         columns.append([right, *by_count])
     return _figures(("how many", "how many, of two", "how many, of three"), columns, goals=(0.7, None, None))
 

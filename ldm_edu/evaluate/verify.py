@@ -6,6 +6,7 @@ then we draw from that folder, and from the same weights as one CompVis file.
 """
 
 import gc
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,24 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldm_edu.build import build_on_meta
 from ldm_edu.checkpoint.open import open_checkpoint
-from ldm_edu.config import UNetPreset
+from ldm_edu.config import Preset
 from ldm_edu.convert import convert_checkpoint
-from ldm_edu.evaluate.bench_step import check_step
 from ldm_edu.evaluate.record import Figure, Section
 from ldm_edu.extras import need
 from ldm_edu.families import family_of
+from ldm_edu.files import atomic_write_text
 from ldm_edu.guidance import cfg
 from ldm_edu.model import LatentDiffusion
 from ldm_edu.samplers import ddim, initial_noise
 from ldm_edu.schedule import levels
-from ldm_edu.tokenizer import Tokenizer
 from ldm_edu.weights.mapped import open_weights
 
 PROMPT = "a horse in the snow"  # short enough for a small vocabulary: longer ones are read in pieces here
 STEPS, GUIDANCE, SEED = 3, 7.5, 7
 TOLERANCE = 1e-3
-NETWORKS = ("unet", "vae", "text_encoder")
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Drawn:
 
 
 def verify(
-    preset: UNetPreset, folder: Path, *, size: int, say: Callable[[str], object] = lambda what: None
+    preset: Preset, folder: Path, *, size: int, say: Callable[[str], object] = lambda what: None
 ) -> list[Section]:
     """Compare both layouts' pictures with the reference pipeline's, and both conversions with the first files.
 
     Parameters
     ----------
     folder
-        where the weights go, three times over: 13 GB for ``sd15``.
+        where the weights go, three times over: 13 GB for ``sd15``, 42 GB for ``sdxl``.
     size
         the side of the picture in pixels.
     say
@@ -62,23 +62,33 @@ def verify(
         if the preset does not draw from prompts alone, or not at that size; if diffusers or transformers is not
         installed.
     """
-    check_step(preset, size)
+    _refuse_more_than_prompts(preset)
     theirs, one, back = folder / "theirs", folder / "one.safetensors", folder / "back"
     say(f"diffusers writes {preset.name} with random weights")
     write_reference(preset, theirs)
-    shape = (preset.unet.out_channels, *[size // (preset.autoencoder.factor if preset.autoencoder else 1)] * 2)
-    noise = initial_noise([SEED], shape)
+    noise = initial_noise([SEED], _latent_shape(preset, size))
     say(f"diffusers draws {STEPS} steps at {size} x {size}")
     wanted = draw_reference(theirs, noise)
     say("we draw from its folder")
     from_folder = draw_ours(theirs, noise)
-    say("we write one CompVis file, and draw from it")
+    say("we write one file in the original layout, and draw from it")
     convert_checkpoint(open_checkpoint(theirs), one, "original")
     from_file = draw_ours(one, noise)
     say("we write a diffusers folder from that file, and compare it with the first")
     convert_checkpoint(open_checkpoint(one), back, "diffusers")
-    drawn = {"diffusers' folder": from_folder, "one CompVis file": from_file}
-    return [_differences(drawn, wanted), _round_trip(theirs, back)]
+    drawn = {"diffusers' folder": from_folder, "one file": from_file}
+    return [_differences(drawn, wanted), _round_trip(preset, theirs, back)]
+
+
+def _refuse_more_than_prompts(preset: Preset) -> None:
+    if preset.beside != "nothing" or not family_of(preset).tokenizers(preset):
+        raise ValueError(f"{preset.name} does not draw from prompts alone; choose sd15, sd21, sdxl or toy")
+
+
+def _latent_shape(preset: Preset, size: int) -> tuple[int, int, int]:
+    """The shape (C, h, w) of the latents of a picture; raises ValueError for a size that does not fit."""
+    networks = build_on_meta(preset)
+    return LatentDiffusion(preset, networks).latent_shape(size)
 
 
 def _differences(drawn: dict[str, Drawn], wanted: Drawn) -> Section:
@@ -95,18 +105,18 @@ def _differences(drawn: dict[str, Drawn], wanted: Drawn) -> Section:
         for what in ("latents", "picture")
     ]
     note = f"{STEPS} steps of DDIM, guidance {GUIDANCE}, float32, the same noise; N counts the numbers compared."
-    return Section("The pictures of StableDiffusionPipeline", "largest difference", figures, note)
+    return Section("The pictures of diffusers' pipeline", "largest difference", figures, note)
 
 
-def _round_trip(first: Path, last: Path) -> Section:
+def _round_trip(preset: Preset, first: Path, last: Path) -> Section:
     """How many tensors are not, bit for bit, what they were."""
     figures = []
-    for network in NETWORKS:
+    for network in [part.folder for part in family_of(preset).parts_of(preset)]:
         count, differing = 0, 0
         for same in _compared(first / network, last / network):
             count, differing = count + 1, differing + (not same)
         figures.append(Figure(network, differing, count, {}, goal=0, better="lower"))
-    return Section("diffusers to CompVis and back", "tensors that differ", figures, "N counts the tensors.")
+    return Section("diffusers to one file and back", "tensors that differ", figures, "N counts the tensors.")
 
 
 def _compared(first: Path, last: Path) -> Iterator[bool]:
@@ -128,34 +138,37 @@ def _files(folder: Path) -> Iterable[Any]:
     return [open_weights(path) for path in sorted(folder.glob("*.safetensors"))]
 
 
-def write_reference(preset: UNetPreset, folder: Path) -> None:
-    """A folder of random weights, written by diffusers and transformers themselves.
+def write_reference(preset: Preset, folder: Path) -> None:
+    """A folder of random weights, written by diffusers and transformers themselves, one network after another.
 
     Raises
     ------
     ValueError
-        if they are not installed.
+        if they are not installed, or have no such model.
     """
-    diffusers, transformers = _libraries()
+    libraries = dict(zip(("diffusers", "transformers"), _libraries(), strict=True))
     family = family_of(preset)
-    assert preset.text is not None and family.write_folder is not None
+    if family.write_folder is None:
+        raise ValueError(f"diffusers has no pipeline for {family.title}; choose sd15, sd21, sdxl or toy")
     configs = family.write_folder(preset)
-    tokenizer = folder / "tokenizer"
-    tokenizer.mkdir(parents=True)
-    for name, text in Tokenizer(preset.text.vocab, preset.text.length).files().items():
-        (tokenizer / name).write_text(text, encoding="utf-8")
-    text_config = transformers.CLIPTextConfig(**configs["text_encoder/config.json"])
-    pipeline = diffusers.StableDiffusionPipeline(
-        vae=_randomised(diffusers.AutoencoderKL.from_config(configs["vae/config.json"])),
-        text_encoder=_randomised(transformers.CLIPTextModel(text_config)),
-        tokenizer=transformers.CLIPTokenizer.from_pretrained(str(tokenizer)),
-        unet=_randomised(diffusers.UNet2DConditionModel.from_config(configs["unet/config.json"])),
-        scheduler=diffusers.PNDMScheduler.from_config(configs["scheduler/scheduler_config.json"]),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(folder)
+    index = configs["model_index.json"]
+    for name, tokenizer in family.tokenizers(preset).items():
+        for file, text in tokenizer.files().items():
+            atomic_write_text(folder / name / file, text)
+    for path, config in configs.items():
+        atomic_write_text(folder / path, json.dumps(config))
+    for part in family.parts_of(preset):
+        library, kind = index[part.folder]
+        network = _network(libraries[library], kind, configs[f"{part.folder}/config.json"])
+        _randomised(network).save_pretrained(folder / part.folder)  # type: ignore[operator]
+        del network
+        gc.collect()  # the next network wants its memory
+
+
+def _network(library: Any, kind: str, config: Any) -> nn.Module:
+    """A network of a library by the name of its class: transformers wants a config object, diffusers the values."""
+    made = getattr(library, kind)
+    return made(made.config_class(**config)) if hasattr(made, "config_class") else made.from_config(config)
 
 
 def _randomised(module: nn.Module) -> nn.Module:
@@ -172,12 +185,13 @@ def _randomised(module: nn.Module) -> nn.Module:
 
 
 def draw_reference(folder: Path, noise: Tensor) -> Drawn:
-    """What StableDiffusionPipeline draws from a folder, with the original DDIM's settings."""
+    """What diffusers' pipeline draws from a folder, with the original DDIM's settings."""
     diffusers, _ = _libraries()
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = diffusers.DDIMScheduler.from_config(
-        pipeline.scheduler.config, clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        pipeline.scheduler.config,
+        **{"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading"},
     )
     side = [length * pipeline.vae_scale_factor for length in noise.shape[2:]]
     latents = pipeline(
@@ -200,7 +214,9 @@ def draw_reference(folder: Path, noise: Tensor) -> Drawn:
 def draw_ours(path: Path, noise: Tensor) -> Drawn:
     """The same by our own pipeline, from a folder or a file."""
     model = LatentDiffusion.from_pretrained(path)
-    guided = cfg(model.denoiser(model.condition([PROMPT])), model.denoiser(model.condition([""])), GUIDANCE)
+    size = noise.shape[2] * model.codec.factor, noise.shape[3] * model.codec.factor
+    cond, blank = model.condition([PROMPT], size), model.condition([""], size)
+    guided = cfg(model.denoiser(cond), model.denoiser(blank), GUIDANCE)
     *_, last = ddim(guided, noise, levels(model.schedule, STEPS, "leading", "first"))
     return Drawn(last.x, model.decode(last.x))
 

@@ -3,12 +3,13 @@
 from functools import partial
 
 from ldm_edu.config import AutoencoderConfig, TextConfig, UNetConfig, UNetPreset, VisionConfig
-from ldm_edu.families.family import Family
+from ldm_edu.families.family import Family, Folder
 from ldm_edu.families.sd1 import IGNORED, PIPELINES, TEXT_PREFIX
 from ldm_edu.families.unet_parts import (
     autoencoder_part,
     classes_part,
     conditioner,
+    read_unet_folder,
     text_part,
     tokenizers,
     unet_part,
@@ -67,14 +68,26 @@ FASHION = UNetPreset(  # diffuses pixels, one of ten classes told: small enough 
     classes=10,
 )
 
+PRESETS = (TOY, FASHION, SHAPES, EMOJI)
+
+
+def read_folder(folder: Folder) -> UNetPreset | None:
+    """A preset of the course that `ldm-edu convert` wrote as a diffusers folder; None for any other model."""
+    if folder.pipeline and folder.pipeline not in PIPELINES:
+        return None
+    found = read_unet_folder(folder, "course", PIPELINES, PRESETS)
+    return found if any(found.unet == preset.unet and found.text == preset.text for preset in PRESETS) else None
+
+
 FAMILY = Family(
     name="course",
     title="a model of the course",
     preset=UNetPreset,
-    presets=(TOY, FASHION, SHAPES, EMOJI),
+    presets=PRESETS,
     parts=(unet_part(), autoencoder_part(), text_part(TEXT_PREFIX), classes_part()),
     network="unet",
     conditioner=conditioner,
+    read_folder=read_folder,
     write_folder=partial(write_unet_folder, pipelines=PIPELINES),
     tokenizers=tokenizers,
     ignored=IGNORED,

@@ -114,7 +114,7 @@ def unet_shapes(file: WeightFile) -> UNetShapes | None:
         for name, stored in file.tensors.items()
         if name.startswith(("model.diffusion_model.", "model_ema.diffusion_model"))
     }
-    if not shapes:
+    if not any("input_blocks" in name for name in shapes):
         return None
     first, vector = (
         shapes.get("diffusion_modelinput_blocks00weight", ()),

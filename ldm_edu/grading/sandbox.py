@@ -21,7 +21,7 @@ from ldm_edu.paths import data_dir
 Isolation = Literal["auto", "require", "off"]
 
 PACKAGE = Path(__file__).resolve().parent.parent
-HOME = "/home/learner"
+HOME = "/learner"
 SPACE = 2**30  # bytes that may be written to the home, and to the folder for temporary files
 SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/nix/store")
 SETTINGS = ("alternatives", "fonts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "nsswitch.conf")

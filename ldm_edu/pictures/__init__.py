@@ -15,6 +15,7 @@ from ldm_edu.pictures.saving import save_png as save_png
 from ldm_edu.pictures.sheets import GAP as GAP
 from ldm_edu.pictures.sheets import PAPER as PAPER
 from ldm_edu.pictures.sheets import sheet as sheet
+from ldm_edu.pictures.tensors import clip_input as clip_input
 from ldm_edu.pictures.tensors import fit as fit
 from ldm_edu.pictures.tensors import fitting_size as fitting_size
 from ldm_edu.pictures.tensors import from_pil as from_pil

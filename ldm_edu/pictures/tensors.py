@@ -2,10 +2,13 @@
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from ldm_edu.pictures.colours import on_white
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of colours 0 to 1
 
 
 def to_pil(image: Tensor) -> Image.Image:
@@ -34,6 +37,20 @@ def from_pil(picture: Image.Image) -> Tensor:
     levels = torch.from_numpy(np.array(picture)).float()  # (H, W, 3) or (H, W)
     channels = levels.permute(2, 0, 1) if levels.ndim == 3 else levels[None]
     return channels[None] / 127.5 - 1
+
+
+def clip_input(picture: Image.Image, size: int = 224) -> Tensor:
+    """A picture as CLIP's picture tower reads one: (1, 3, size, size), each channel normalised.
+
+    The shorter side is scaled to ``size``, the middle is cut out, and the colours get about mean 0 and deviation 1 over
+    the pictures that CLIP was trained on (Radford et al. 2021; the numbers are those of OpenAI's release).
+    """
+    short, (wide, high) = min(picture.size), picture.size
+    scaled = on_white(picture).resize((size * wide // short, size * high // short), Image.Resampling.BICUBIC)
+    left, top = (scaled.width - size) // 2, (scaled.height - size) // 2
+    middle = from_pil(scaled.crop((left, top, left + size, top + size)))  # (1, 3, size, size)
+    mean, std = torch.tensor([CLIP_MEAN, CLIP_STD])  # (3,) each
+    return ((middle + 1) / 2 - rearrange(mean, "c -> c 1 1")) / rearrange(std, "c -> c 1 1")
 
 
 def fit(picture: Image.Image, size: tuple[int, int], how: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:

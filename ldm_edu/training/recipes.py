@@ -4,7 +4,8 @@ Every figure of a recipe can be changed from the command line's `ldm-edu train`;
 the weights under data/checkpoints, and their model cards name it, and what was done in two runs and stands here as one.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ldm_edu.config import ClassifierConfig
@@ -171,7 +172,7 @@ UNETS = {
     ),
 }
 
-# from trained weights on: `ldm-edu train clip --start FOLDER`, `ldm-edu train unet --start FOLDER`
+# from trained weights on: `ldm-edu train clip --start NAME`, `ldm-edu train unet --start NAME`
 CLIPS_ON = {
     "toy": ClipRecipe(steps=20, batch=16, lr=5e-4),
     "emoji": ClipRecipe(steps=300, batch=128, lr=6e-4, partial=0.3, composed=0.7, seed=6),
@@ -179,8 +180,9 @@ CLIPS_ON = {
 
 UNETS_ON = {
     "toy": UNetRecipe(steps=20, batch=8, lr=5e-4, ema_decay=0.9),
+    "shapes": UNetRecipe(steps=600, batch=64, lr=5e-4, decay=0.6, ema_decay=0.99),
     "emoji": UNetRecipe(
-        steps=600,
+        steps=800,
         batch=64,
         lr=4e-4,
         decay=0.6,
@@ -191,4 +193,42 @@ UNETS_ON = {
         composed=0.65,
         seed=7,
     ),
+    "sd15": UNetRecipe(steps=1000, batch=64, lr=1e-5, warmup=100, decay=0.0, gamma=None, ema_decay=0.999, seed=7),
 }
+SEEN = 200  # times that each of a person's own pictures is shown to a U-Net that is trained on
+
+
+def on_own_pictures(
+    recipe: UNetRecipe,
+    pictures: int,
+    *,
+    most: int,
+    at_once: int = 1,
+    steps: int | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+) -> UNetRecipe:
+    """A recipe of `UNETS_ON` for a person's own pictures: how many there are decides the steps and the batch.
+
+    A batch is at most half of the pictures, and the learning rate falls with the root of the batch, as it should for
+    Adam (Malladi et al. 2022). Each picture is shown `SEEN` times, in half the recipe's steps at least.
+
+    Parameters
+    ----------
+    most
+        steps at most.
+    at_once
+        pictures that all processes together compute at once: a batch has no fewer.
+    steps, batch, lr
+        what a person has chosen; None: by the rule.
+
+    >>> recipe = on_own_pictures(UNETS_ON["emoji"], 30, most=7500)
+    >>> recipe.steps, recipe.batch, round(recipe.lr, 6)
+    (750, 8, 0.000141)
+    """
+    if batch is None:
+        batch = max(at_once, min(recipe.batch, 2 ** int(math.log2(max(1, pictures // 2)))))
+        lr = lr or recipe.lr * math.sqrt(batch / recipe.batch)
+    shown = math.ceil(SEEN * pictures / batch)
+    steps = steps or min(max(recipe.steps // 2, shown), most)
+    return replace(recipe, steps=steps, batch=batch, lr=lr or recipe.lr)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ldm_edu.checkpoint.find import find_checkpoint
 from ldm_edu.checkpoint.io import save_checkpoint
 from ldm_edu.codec import LatentCodec
 from ldm_edu.datasets.folder import CaptionedPictures, read_pictures
@@ -153,6 +154,7 @@ def scale_run(
     torch.manual_seed(recipe.seed)
     model = new_unet(preset, device, channels_last=how.way == "ddp")
     if start is not None:
+        start = find_checkpoint(start)
         load_unet(model, start, preset)
     begun = {"preset": preset.name, "size": size, "precision": precision, "start": origin(start, folder, model)}
     told = settings(recipe, **begun, **cache.index.made_from)

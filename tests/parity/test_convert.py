@@ -71,7 +71,7 @@ def test_round_trips_are_bitwise_equal(tmp_path: Path, toy: Path) -> None:
     for path in (one, folder, again, ours):
         other = LatentDiffusion.from_pretrained(path)
         for name, module in model.networks.items():
-            state = other.modules()[name].state_dict()
+            state = other.networks[name].state_dict()
             assert all(torch.equal(tensor, state[key]) for key, tensor in module.state_dict().items())
 
 

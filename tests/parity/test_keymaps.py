@@ -230,7 +230,7 @@ SMALL = UNetConfig(channels=8, mults=(1, 2), blocks=1, depth=(0, 1), context_dim
     "change",
     [
         {},
-        {"mults": (2, 1, 2), "depth": (1, 0, 2), "blocks": 3},
+        {"mults": (1, 3, 2), "depth": (1, 0, 2), "blocks": 3},
         {"mults": (1, 1), "context_dim": None, "mid_depth": 0, "depth": (1, 0)},
         {"vector_dim": 12, "heads": None, "head_dim": 4, "linear_proj": True, "mid_depth": 3},
     ],

@@ -1,5 +1,6 @@
 """OpenCLIP's text towers against the reference classes', and against the original's arithmetic under fused names."""
 
+import re
 from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
@@ -183,7 +184,10 @@ def test_files_of_earlier_versions_are_read() -> None:
     text, vision = replace(SMALL, projection=None), VisionConfig(24, patch=8, width=48, layers=2, heads=4)
     for now in (clip.text_pairs(text, "ldm-edu"), clip.vision_pairs(vision, "ldm-edu")):
         assert all(pair.theirs == pair.ours for pair in now)
-    before = clip.text_pairs(text, "ldm-edu", ["layers.0.attention.query.weight"])
+    maps = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out": "out"}
+    names = [pair.ours for pair in clip.text_pairs(text, "ldm-edu")]
+    old = [re.sub(r"attention\.(\w+)", lambda found: f"attention.{maps[found[1]]}", name) for name in names]
+    before = clip.text_pairs(text, "ldm-edu", old)
     renamed = {pair.theirs: pair.ours for pair in before if pair.theirs != pair.ours}
     assert renamed["layers.2.attention.out.bias"] == "layers.2.attention.to_out.bias" and len(renamed) == 3 * 4 * 2
 

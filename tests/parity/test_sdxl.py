@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 import safetensors.torch
 import torch
 from parity.reference import AUTOENCODER, difference, randomised
+from PIL import Image
 from torch import Tensor
+from typer.testing import CliRunner
 
 from ldm_edu.cascade import base_then_refiner, split
 from ldm_edu.checkpoint.open import open_checkpoint
+from ldm_edu.cli import app
 from ldm_edu.config import AutoencoderConfig, TextConfig, UNetConfig
 from ldm_edu.convert import convert_checkpoint
 from ldm_edu.families.sdxl_presets import PLAYGROUND25, SDXL_REFINER, SDXLPreset
@@ -179,7 +183,34 @@ def test_the_comparison_can_fail(folders: Mapping[str, Path]) -> None:
     """A cut, another size and no guidance are seen."""
     model, theirs = LatentDiffusion.from_pretrained(folders["small-sdxl"]), pipeline(folders["small-sdxl"], **EULER)
     noise = initial_noise(SEEDS, model.latent_shape((16, 24)))
-    *_, last = model.generate(PROMPTS, seeds=SEEDS, steps=5, guidance=3.0, size=(16, 24), spacing="leading")
+    shared = {"seeds": SEEDS, "steps": 5, "guidance": 3.0, "size": (16, 24), "spacing": "leading"}
+    *_, last = model.generate(PROMPTS, **shared)  # type: ignore[arg-type]
+    *_, cropped = model.generate(PROMPTS, about={"crop": (0, 9), "original": (99, 24)}, **shared)  # type: ignore[arg-type]
+    both = SHARED | {"crops_coords_top_left": (0, 9), "original_size": (99, 24)}
+    assert difference(cropped.x, theirs(PROMPTS, latents=noise, **both).images) <= TOLERANCE
     for other in ({"crops_coords_top_left": (0, 9)}, {"original_size": (99, 24)}, {"guidance_scale": 2.0}):
         wanted = theirs(PROMPTS, latents=noise, **(SHARED | other)).images
         assert difference(last.x, wanted) > 100 * TOLERANCE
+
+
+def test_the_command_line_draws_with_a_refiner_and_says_the_sizes(folders: Mapping[str, Path], tmp_path: Path) -> None:
+    def drawn(*more: object) -> bytes:
+        out = tmp_path / "drawn.png"
+        base = ("--model", folders["small-sdxl"], "--steps", 5, "--sampler", "ddim", "--out", out)
+        done = CliRunner().invoke(app, [str(each) for each in ("generate", "a horse", *base, *more)])
+        assert done.exit_code == 0, done.output
+        return out.read_bytes()
+
+    def pixels(png: bytes) -> bytes:
+        return Image.open(BytesIO(png)).tobytes()
+
+    plain = pixels(drawn())
+    refined = drawn("--refiner", folders["small-refiner"], "--switch", 0.5)
+    assert pixels(refined) != plain and b"refiner" in refined
+    assert pixels(drawn("--crop", "4,0")) != plain != pixels(drawn("--original-size", "64x32"))
+    for options, words in {
+        ("--switch", "0.5"): "--switch says when --refiner takes over",
+        ("--crop", "left"): "must be two numbers of pixels",
+    }.items():
+        done = CliRunner().invoke(app, ["generate", "a", "--model", str(folders["small-sdxl"]), *options])
+        assert words in str(done.exception)

@@ -27,6 +27,7 @@ CONFIGS = {
     "attention at the lowest level only": {"depth": (0, 1)},
     "attention in the middle only": {"depth": (0, 0)},
     "deeper and deeper": {"mults": (1, 2, 2), "depth": (0, 1, 2), "mid_depth": 2, "linear_proj": True},
+    "narrower below": {"mults": (1, 3, 2), "depth": (1, 0, 1)},
     "nine channels in": {"in_channels": 9, "beside": "mask"},
     "a vector": {"vector_dim": 12 + 3 * 8},
 }

@@ -10,7 +10,7 @@ from ldm_edu.model import LatentDiffusion
 from ldm_edu.models.unet import UNet
 
 
-def lively(preset: Preset, seed: int = 0) -> LatentDiffusion:
+def randomized_model(preset: Preset, seed: int = 0) -> LatentDiffusion:
     """A model with no weight at zero: a fresh one's transformers and outputs change nothing yet."""
     model, rng = LatentDiffusion.from_preset(preset, seed=seed), torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -26,7 +26,7 @@ def toy_with(in_channels: int) -> UNetPreset:
     return replace(TOY, unet=replace(TOY.unet, in_channels=in_channels, beside=beside[in_channels]))
 
 
-def awake(config: UNetConfig, seed: int = 1) -> UNet:
+def randomized_unet(config: UNetConfig, seed: int = 1) -> UNet:
     """A network whose every part has an effect: a fresh one starts with zeros at its ends."""
     torch.manual_seed(seed)
     unet = UNet(config)
