@@ -65,7 +65,7 @@ def test_networks_that_differ_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> 
     pytest.importorskip("diffusers")
     honest = bench_gpu.our_unet
     monkeypatch.setattr(bench_gpu, "our_unet", lambda c, w: honest(c, {k: 1.05 * v for k, v in w.items()}))
-    monkeypatch.setattr(bench_gpu, "ready", lambda network, compiled: None)
+    monkeypatch.setattr(bench_gpu, "ready", lambda network, method, compiled: None)
     with pytest.raises(ValueError, match="differ too much"):
         bench_gpu.bench_step(TOY, 1.0, size=16, rounds=1, device="cpu")
 

@@ -80,9 +80,9 @@ def test_without_diffusers_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
         (["bench", "step", "--preset", "toy", "--size", "17"], "toy draws multiples of 4, such as 16"),
         (["bench", "sizes", "--preset", "toy", "--small", "16", "--large", "33"], "a side of 33 pixels does not fit"),
         (["bench", "step", "--preset", "sd15_inpaint"], "sd15_inpaint reads 5 channels of a given picture"),
-        (["verify", "toy", "--size", "7"], "toy draws multiples of 4, such as 4"),
-        (["verify", "toy", "--size", "1"], "toy draws multiples of 4, such as 4"),
-        (["verify", "sd15_pix2pix", "--size", "33"], "sd15_pix2pix reads 4 channels of a given picture"),
+        (["verify", "toy", "--size", "7"], "toy draws multiples of 4; the nearest are 4 and 8"),
+        (["verify", "toy", "--size", "1"], "toy draws multiples of 4; the nearest is 4"),
+        (["verify", "sd15_pix2pix", "--size", "33"], "sd15_pix2pix does not draw from prompts alone"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_made(

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LATER = ("sd2", "sdxl", "sdxl_refiner", "dit")  # the families that came after the house was opened
 OWN = (
     *("families/__init__.py", "families/sd2.py", "families/sdxl.py", "families/sdxl_presets.py", "families/dit.py"),
-    *("layouts/dit.py", "layouts/openclip.py", "conditioners/two_texts.py", "models/dit.py", "cascade.py"),
+    *("layouts/dit.py", "layouts/openclip.py", "conditioners/two_texts.py", "models/dit.py"),
 )
 
 

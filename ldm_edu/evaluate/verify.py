@@ -63,10 +63,10 @@ def verify(
         installed.
     """
     _refuse_more_than_prompts(preset)
+    noise = initial_noise([SEED], _latent_shape(preset, size))
     theirs, one, back = folder / "theirs", folder / "one.safetensors", folder / "back"
     say(f"diffusers writes {preset.name} with random weights")
     write_reference(preset, theirs)
-    noise = initial_noise([SEED], _latent_shape(preset, size))
     say(f"diffusers draws {STEPS} steps at {size} x {size}")
     wanted = draw_reference(theirs, noise)
     say("we draw from its folder")
