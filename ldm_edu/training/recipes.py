@@ -153,21 +153,11 @@ UNETS = {
 # from trained weights on: `ldm-edu train clip --start FOLDER`, `ldm-edu train unet --start FOLDER`
 CLIPS_ON = {
     "toy": ClipRecipe(steps=20, batch=16, lr=5e-4),
+    # tried, and not in the shipped weights: see the model's card
     "emoji": ClipRecipe(steps=300, batch=128, lr=6e-4, partial=0.3, composed=0.7, seed=6),
 }
 
 UNETS_ON = {
     "toy": UNetRecipe(steps=20, batch=8, lr=5e-4, ema_decay=0.9),
-    "emoji": UNetRecipe(
-        steps=800,
-        batch=64,
-        lr=4e-4,
-        decay=0.6,
-        partial=0.1,
-        ema_decay=0.99,
-        narrow_from=0.0,
-        others=0.4,
-        composed=0.65,
-        seed=7,
-    ),
+    "emoji": UNetRecipe(steps=4000, batch=64, lr=8e-4, partial=0.2, narrow_from=0.0, others=0.4, seed=5),
 }
