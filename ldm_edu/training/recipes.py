@@ -175,11 +175,13 @@ UNETS = {
 # from trained weights on: `ldm-edu train clip --start NAME`, `ldm-edu train unet --start NAME`
 CLIPS_ON = {
     "toy": ClipRecipe(steps=20, batch=16, lr=5e-4),
+    # tried, and not in the shipped weights: see the model's card
     "emoji": ClipRecipe(steps=300, batch=128, lr=6e-4, partial=0.3, composed=0.7, seed=6),
 }
 
 UNETS_ON = {
     "toy": UNetRecipe(steps=20, batch=8, lr=5e-4, ema_decay=0.9),
+<<<<<<< HEAD
     "shapes": UNetRecipe(steps=600, batch=64, lr=5e-4, decay=0.6, ema_decay=0.99),
     "emoji": UNetRecipe(
         steps=800,
@@ -194,6 +196,9 @@ UNETS_ON = {
         seed=7,
     ),
     "sd15": UNetRecipe(steps=1000, batch=64, lr=1e-5, warmup=100, decay=0.0, gamma=None, ema_decay=0.999, seed=7),
+=======
+    "emoji": UNetRecipe(steps=4000, batch=64, lr=8e-4, partial=0.2, narrow_from=0.0, others=0.4, seed=5),
+>>>>>>> emoji
 }
 SEEN = 200  # times that each of a person's own pictures is shown to a U-Net that is trained on
 
