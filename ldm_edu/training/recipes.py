@@ -181,25 +181,11 @@ CLIPS_ON = {
 
 UNETS_ON = {
     "toy": UNetRecipe(steps=20, batch=8, lr=5e-4, ema_decay=0.9),
-<<<<<<< HEAD
     "shapes": UNetRecipe(steps=600, batch=64, lr=5e-4, decay=0.6, ema_decay=0.99),
-    "emoji": UNetRecipe(
-        steps=800,
-        batch=64,
-        lr=4e-4,
-        decay=0.6,
-        partial=0.1,
-        ema_decay=0.99,
-        narrow_from=0.0,
-        others=0.4,
-        composed=0.65,
-        seed=7,
-    ),
-    "sd15": UNetRecipe(steps=1000, batch=64, lr=1e-5, warmup=100, decay=0.0, gamma=None, ema_decay=0.999, seed=7),
-=======
     "emoji": UNetRecipe(steps=4000, batch=64, lr=8e-4, partial=0.2, narrow_from=0.0, others=0.4, seed=5),
->>>>>>> emoji
+    "sd15": UNetRecipe(steps=1000, batch=64, lr=1e-5, warmup=100, decay=0.0, gamma=None, ema_decay=0.999, seed=7),
 }
+LEAST = 400  # steps, however few the pictures are
 SEEN = 200  # times that each of a person's own pictures is shown to a U-Net that is trained on
 
 
@@ -216,7 +202,7 @@ def on_own_pictures(
     """A recipe of `UNETS_ON` for a person's own pictures: how many there are decides the steps and the batch.
 
     A batch is at most half of the pictures, and the learning rate falls with the root of the batch, as it should for
-    Adam (Malladi et al. 2022). Each picture is shown `SEEN` times, in half the recipe's steps at least.
+    Adam (Malladi et al. 2022). Each picture is shown `SEEN` times, in `LEAST` steps at least.
 
     Parameters
     ----------
@@ -229,11 +215,11 @@ def on_own_pictures(
 
     >>> recipe = on_own_pictures(UNETS_ON["emoji"], 30, most=7500)
     >>> recipe.steps, recipe.batch, round(recipe.lr, 6)
-    (750, 8, 0.000141)
+    (750, 8, 0.000283)
     """
     if batch is None:
         batch = max(at_once, min(recipe.batch, 2 ** int(math.log2(max(1, pictures // 2)))))
         lr = lr or recipe.lr * math.sqrt(batch / recipe.batch)
     shown = math.ceil(SEEN * pictures / batch)
-    steps = steps or min(max(recipe.steps // 2, shown), most)
+    steps = steps or min(max(LEAST, shown), most)
     return replace(recipe, steps=steps, batch=batch, lr=lr or recipe.lr)

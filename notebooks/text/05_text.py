@@ -399,8 +399,8 @@ similar
 
 # %%
 from ldm_edu.checkpoint.find import find_checkpoint
-from ldm_edu.weights.fit import load_into
 from ldm_edu.checkpoint.io import load_tensors
+from ldm_edu.weights.fit import load_into
 
 folder = find_checkpoint("emoji")
 shipped = clip.CLIP(model.preset.text, model.preset.vision, model.preset.embed_dim)
@@ -505,8 +505,8 @@ print(f"parameters: {sum(counts.values()):,}, of these {counts['tokens']:,} are 
 assert sum(counts.values()) == 123_060_480
 
 # %%
-from ldm_edu.layouts.pair import convert
 from ldm_edu.layouts.clip import text_pairs
+from ldm_edu.layouts.pair import convert
 
 NAME = "openai/clip-vit-large-patch14"
 

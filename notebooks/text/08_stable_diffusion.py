@@ -394,8 +394,8 @@ from safetensors.torch import save_file
 
 from ldm_edu import LatentDiffusion
 from ldm_edu.layouts.autoencoder import autoencoder_pairs
-from ldm_edu.layouts.pair import convert_back
 from ldm_edu.layouts.clip import text_pairs
+from ldm_edu.layouts.pair import convert_back
 
 narrow = dataclasses.replace(
     sd,
