@@ -11,7 +11,7 @@ from ldm_edu.checkpoint import find
 from ldm_edu.checkpoint.io import load_tensors
 from ldm_edu.families import TOY
 from ldm_edu.model import LatentDiffusion
-from ldm_edu.training.recipes import SEEN, UNETS, UNETS_ON, on_own_pictures
+from ldm_edu.training.recipes import LEAST, SEEN, UNETS, UNETS_ON, on_own_pictures
 
 
 @pytest.mark.parametrize("preset", UNETS_ON)
@@ -21,8 +21,8 @@ def test_the_recipe_follows_the_number_of_pictures(preset: str, pictures: int) -
     own = on_own_pictures(recipe, pictures, most=most)
     assert own.batch <= max(1, pictures // 2) and own.batch <= recipe.batch
     assert own.lr <= recipe.lr and (own.batch == recipe.batch) == (own.lr == recipe.lr)
-    assert recipe.steps // 2 <= own.steps <= most
-    if recipe.steps // 2 < own.steps < most:
+    assert min(LEAST, most) <= own.steps <= most
+    if LEAST < own.steps < most:
         assert SEEN <= own.steps * own.batch / pictures < SEEN + own.batch
     chosen = on_own_pictures(recipe, pictures, most=most, steps=3, batch=5, lr=0.25)
     assert (chosen.steps, chosen.batch, chosen.lr) == (3, 5, 0.25)
