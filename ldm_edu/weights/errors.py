@@ -72,8 +72,8 @@ def listed(names: list[str]) -> str:
 def printable(text: object, most: int = SHOWN) -> str:
     """A text that comes from a file, for a terminal: signs that a terminal would obey are spelt out, the end cut off.
 
-    >>> printable("conv\x1b[2J"), printable("a" * 1000, 5)
-    ('conv\\x1b[2J', 'aaaaa...')
+    >>> print(printable("conv" + chr(27) + "[2J"), printable("a" * 1000, 5))
+    conv\\x1b[2J aaaaa...
     """
     shown = str(text)
     cut = shown[:most] + "..." if len(shown) > most else shown
