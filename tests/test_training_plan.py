@@ -29,6 +29,7 @@ def test_the_counts_are_those_of_stable_diffusion() -> None:
 def test_the_activations_are_those_of_a_real_pass() -> None:
     import torch
 
+    from ldm_edu.condition import Conditioning
     from ldm_edu.models.unet import UNet
 
     model, kept = UNet(TOY.unet), {}
@@ -42,7 +43,7 @@ def test_the_activations_are_those_of_a_real_pass() -> None:
     for n in (1, 2):
         kept.clear()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), torch.autocast("cpu", torch.bfloat16):
-            out = model(torch.randn(n, 4, 8, 8), torch.zeros(n), torch.randn(n, 16, 32))
+            out = model(torch.randn(n, 4, 8, 8), torch.zeros(n), Conditioning(torch.randn(n, 16, 32)))
         sizes.append(sum(size for block, size in kept.items() if block not in own))
         del out
     assert counts(TOY, 16).activations == pytest.approx(sizes[1] - sizes[0], rel=0.02)
