@@ -15,8 +15,9 @@ from ldm_edu.evaluate import bench_samplers, bench_step, verify
 from ldm_edu.families import SD15, TOY
 from ldm_edu.samplers import SAMPLERS
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_a_guided_step_is_timed_against_the_reference() -> None:
     pytest.importorskip("diffusers")
     section = bench_step.bench_step(TOY, size=16, rounds=2)
@@ -43,7 +44,6 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert bench_step.ratio(seconds, "b", "a") == statistics.median([2.0, 4.0, 1.0]) == 2.0
 
 
-@pytest.mark.slow
 def test_the_arithmetic_of_stable_diffusion() -> None:
     """Without the keys and values of the context, which are computed once a run."""
     small, large = (bench_step.step_flops(SD15, size) for size in (512, 1024))

@@ -15,6 +15,8 @@ from ldm_edu.families import FASHION
 from ldm_edu.model import LatentDiffusion
 from ldm_edu.pictures import read_metadata
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:

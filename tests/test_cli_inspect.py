@@ -15,6 +15,8 @@ from torch import Tensor
 from ldm_edu.checkpoint.single_file import averaged_name
 from ldm_edu.paths import checkpoints_dir
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -28,6 +28,7 @@ def test_stable_diffusion_to_the_last_parameter() -> None:
     assert sum(counts["text encoder"].values()) == 123_060_480
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", [p for p in PRESETS.values() if p.name != "sd15"], ids=lambda p: p.name)
 def test_the_parts_add_up_to_the_models(preset: Preset) -> None:
     counts = parameter_counts(preset)

@@ -8,6 +8,8 @@ from ldm_edu.editing import Edit
 from ldm_edu.model import LatentDiffusion
 from ldm_edu.prompts import chunks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def emoji() -> LatentDiffusion:

@@ -68,6 +68,7 @@ def test_names_are_the_only_ones_of_their_kind() -> None:
         preset_named("sd99")
 
 
+@pytest.mark.slow
 def test_the_page_of_presets_has_their_counts() -> None:
     page = (ROOT / "docs" / "presets.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| `")]

@@ -21,6 +21,8 @@ from ldm_edu.grading.items import ITEMS
 from ldm_edu.grading.outcome import Outcome, run
 from ldm_edu.grading.verdict import complaint, outcomes, tried
 
+pytestmark = pytest.mark.slow
+
 FUNCTIONS = [item for item in ITEMS.values() if item.kind != "investigate"]
 NEVER_EXCUSED = ("constants typed", "argument ignored", "size fixed", "no gradient", "input changed")
 ROUNDING = 1e-9  # of the largest number, in float64
@@ -75,7 +77,6 @@ def test_a_few_wrong_answers_made_by_rule_get_no_marks(item: Item) -> None:
     assert passed == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("item", FUNCTIONS, ids=lambda item: item.id)
 def test_no_wrong_answer_made_by_rule_gets_marks(item: Item) -> None:
     made, passed = survivors(item.fresh(), every=1)

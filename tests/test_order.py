@@ -45,6 +45,8 @@ from ldm_edu.samplers import (
 from ldm_edu.samplers.step import move_eps
 from ldm_edu.schedule import Level, NoiseSchedule, flow, levels, levels_at, levels_at_sigmas, scaled_linear
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = torch.tensor([0.3, 0.5, 0.2], dtype=torch.float64)
 MEANS = torch.tensor([[-1.0, 0.5], [1.0, 0.8], [0.2, -1.2]], dtype=torch.float64)
 STDS = torch.tensor([0.3, 0.2, 0.4], dtype=torch.float64)

@@ -91,6 +91,7 @@ def test_commands_of_the_readme_and_contributing_are_targets() -> None:
         assert {a or b for a, b in named} - targets == set(), name
 
 
+@pytest.mark.slow
 def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     if not (ROOT / "data" / "checkpoints" / "emoji" / "config.json").is_file():

@@ -19,7 +19,7 @@ from ldm_edu.training.loop import train
 from ldm_edu.training.state import Store, load_state
 from ldm_edu.training.tasks import BaseTask
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are sent in another way there")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="signals are sent in another way there")]
 
 
 def ctrl_c() -> None:

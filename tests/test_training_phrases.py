@@ -7,6 +7,8 @@ from ldm_edu.families import EMOJI, TOY
 from ldm_edu.training.phrases import Phrases
 from ldm_edu.training.sources import caption_pairs, captioned_pictures
 
+pytestmark = pytest.mark.slow
+
 FACTS = [("apple", "3d style", "white"), ("apple", "flat style", "white"), ("fish", "3d style", "blue")]
 CAPTIONS = ["apple, 3d style", "apple, flat style", "fish, 3d style, on a blue background"]
 

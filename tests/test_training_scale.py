@@ -27,6 +27,8 @@ from ldm_edu.training.scale_run import How, cached, scale_run
 from ldm_edu.training.sharded import SHARDS, load_sharded, save_sharded, state_tensors, whole_states
 from ldm_edu.weights.errors import CheckpointError
 
+pytestmark = pytest.mark.slow
+
 RECIPE = UNetRecipe(steps=6, batch=8, lr=1e-3, warmup=2, ema_decay=0.9, seed=3)
 CPU = torch.device("cpu")
 
@@ -122,7 +124,6 @@ def test_recomputing_keeps_less() -> None:
     assert kept(True) < 0.6 * kept(False)
 
 
-@pytest.mark.slow
 def test_bfloat16_follows_float32(home: Path, tmp_path: Path) -> None:
     full = losses(a_run(home, tmp_path / "full"))
     half = losses(a_run(home, tmp_path / "half", precision="bf16"))
@@ -130,13 +131,11 @@ def test_bfloat16_follows_float32(home: Path, tmp_path: Path) -> None:
     assert half == pytest.approx(full, rel=0.03)  # bfloat16 has steps of 0.8 %
 
 
-@pytest.mark.slow
 def test_a_step_learns(home: Path, tmp_path: Path) -> None:
     curve = losses(a_run(home, tmp_path, dataclasses.replace(RECIPE, steps=80, lr=3e-3)))
     assert sum(curve[-20:]) < 0.8 * sum(curve[:20])
 
 
-@pytest.mark.slow
 def test_a_resumed_run_goes_on_as_the_unbroken_one(home: Path, tmp_path: Path) -> None:
     unbroken = a_run(home, tmp_path / "unbroken")
     wanted = losses(unbroken)
@@ -175,7 +174,6 @@ def test_other_settings_are_refused_and_named(home: Path, tmp_path: Path) -> Non
         a_run(home, tmp_path, precision="bf16")
 
 
-@pytest.mark.slow
 def test_a_state_cut_short_is_refused_and_the_one_before_it_serves(home: Path, tmp_path: Path) -> None:
     state = tmp_path / "training" / "unet"
     losses(a_run(home, tmp_path), state, save_every=3)
@@ -202,7 +200,6 @@ def test_a_state_of_another_model_is_refused(home: Path, tmp_path: Path) -> None
         load_sharded(other.task, tmp_path / "states")
 
 
-@pytest.mark.slow
 def test_a_full_disk_keeps_the_state_before(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = a_run(home, tmp_path)
     save_sharded(run.task, tmp_path / "states", 1)
@@ -258,7 +255,6 @@ def test_the_parts_must_be_those_of_the_preset(home: Path) -> None:
         load_parts(home / "parts", FASHION, CPU)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["diffusers", "original"])
 def test_published_layouts_give_the_parts_and_the_start(home: Path, tmp_path: Path, layout: Format) -> None:
     out = tmp_path / ("sd.safetensors" if layout == "original" else "sd")

@@ -19,7 +19,7 @@ from ldm_edu.layouts.pair import Format
 from ldm_edu.weights.errors import CheckpointError
 
 diffusers = pytest.importorskip("diffusers")
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.slow, pytest.mark.parity]
 
 EPS = dataclasses.replace(TOY, prediction="eps")
 

@@ -43,7 +43,7 @@ from ldm_edu.weights.errors import CheckpointError
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.slow, pytest.mark.parity]
 
 
 @pytest.fixture(scope="module")

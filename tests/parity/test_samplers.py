@@ -225,6 +225,7 @@ def test_dpmpp_to_the_first_level(kind: Prediction, steps: int, spacing: Spacing
     assert error(sampler, kind, run, walk(scheduler, run)) <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [2, 3])
 @cases()
 def test_unipc(kind: Prediction, steps: int, spacing: Spacing, order: int) -> None:

@@ -26,7 +26,7 @@ from ldm_edu.samplers import initial_noise
 from ldm_edu.schedule import levels, scaled_linear
 
 transformers = pytest.importorskip("transformers")
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.slow, pytest.mark.parity]
 
 TOLERANCE = 1e-5
 TEXT = TextConfig(600, length=12, width=16, layers=3, heads=2)
