@@ -121,16 +121,15 @@ def _round_trip(preset: Preset, first: Path, last: Path) -> Section:
 
 def _compared(first: Path, last: Path) -> Iterator[bool]:
     """For each tensor of two folders of one network, whether it is the same in both."""
-    before, after = ({name: file for file in _files(place) for name in file.tensors} for place in (first, last))
-    strip = "text_model."  # which transformers 5 leaves out and published files have
-    named = {name.removeprefix(strip): file for name, file in after.items()}
-    originals = {name.removeprefix(strip): name for name in after}
-    for name in sorted(before.keys() | named.keys(), key=str):
-        bare = name.removeprefix(strip)
-        if name not in before or bare not in named:
+    before, after = (
+        {name.removeprefix("text_model."): (file, name) for file in _files(place) for name in file.tensors}
+        for place in (first, last)
+    )  # transformers 5 leaves out the prefix for some text encoders; published files have the prefix
+    for name in sorted(before.keys() | after.keys()):
+        if name not in before or name not in after:
             yield False
             continue
-        a, b = before[name].read(name), named[bare].read(originals[bare])
+        a, b = (file.read(original) for file, original in (before[name], after[name]))
         yield a.dtype == b.dtype and torch.equal(a, b)
 
 

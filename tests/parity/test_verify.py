@@ -1,15 +1,19 @@
 """``ldm-edu verify`` on the toy preset: what it takes minutes to show of Stable Diffusion 1.5, in seconds."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from parity.reference import AUTOENCODER
 from torch import nn
 
 from ldm_edu.cli import main
+from ldm_edu.config import TextConfig, UNetConfig
 from ldm_edu.evaluate.verify import verify
 from ldm_edu.families import TOY
+from ldm_edu.families.sdxl_presets import SDXL
 from ldm_edu.models.autoencoder import Decoder
 from ldm_edu.nn.attention import PixelAttention
 from ldm_edu.schedule import levels
@@ -75,3 +79,19 @@ def test_what_is_done_is_told(tmp_path: Path) -> None:
     said: list[str] = []
     verify(TOY, tmp_path, size=16, say=said.append)
     assert len(said) == 5 and "the original layout" in said[3]
+
+
+def test_two_text_encoders_come_back_bit_for_bit(tmp_path: Path) -> None:
+    """transformers writes the names of the second one with another prefix than those of the first."""
+    text = TextConfig(49408, length=77, width=16, layers=3, heads=2)
+    unet = UNetConfig(
+        channels=8, mults=(1, 2), blocks=1, depth=(0, 2), mid_depth=2, context_dim=40, heads=None, head_dim=4,
+        groups=4, linear_proj=True, vector_dim=24 + 6 * 256,
+    )  # fmt: skip
+    second = replace(text, width=24, activation="gelu", projection=24, pad=0)
+    small = replace(SDXL, name="small", size=16, unet=unet, autoencoder=AUTOENCODER, text=text, text2=second)
+    pictures, bits = verify(small, tmp_path, size=16)
+    assert all(figure.value <= 1e-4 for figure in pictures.figures)
+    assert [figure.name for figure in bits.figures] == ["unet", "vae", "text_encoder", "text_encoder_2"]
+    assert [figure.value for figure in bits.figures] == [0, 0, 0, 0]
+    assert bits.figures[3].count == 3 * 16 + 5  # embeddings of tokens and places, norm (2), projection
