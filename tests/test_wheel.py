@@ -91,7 +91,7 @@ def test_generate_works_from_any_folder(python: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command, package",
     [
-        ("grade .", "nbformat"),
+        ("grade .", "psutil"),
         ("train unet --preset toy --parts emoji --data pictures", "accelerate"),
     ],
 )

@@ -10,6 +10,7 @@ from contextlib import suppress
 import psutil
 
 MANY = 8  # processes of one notebook, its own among them
+ROUNDS = 20  # of ending a family, most: the second finds what a fork left behind in the first
 
 
 def family(leader: psutil.Process) -> list[psutil.Process]:
@@ -28,17 +29,24 @@ def family(leader: psutil.Process) -> list[psutil.Process]:
 
 
 def end(leader: psutil.Process) -> None:
-    """End a process and its family: first all are stopped, so that none goes on starting others."""
-    stopped = set[psutil.Process]()
-    while new := {leader, *family(leader)} - stopped:
-        for process in new:
+    """End a process and its family: first all are stopped, so that none goes on starting others.
+
+    A process that is stopped within a fork still finishes that fork, and its child runs: so the family is looked for
+    again after the end, until nobody is left of it.
+    """
+    for _ in range(ROUNDS):
+        stopped = set[psutil.Process]()
+        while new := {leader, *family(leader)} - stopped:
+            for process in new:
+                with suppress(psutil.Error):
+                    process.suspend()
+            stopped |= new
+        for process in stopped:
             with suppress(psutil.Error):
-                process.suspend()
-        stopped |= new
-    for process in stopped:
-        with suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(stopped, timeout=10)
+                process.kill()
+        psutil.wait_procs(stopped, timeout=10)
+        if not family(leader):
+            return
 
 
 def _alive(process: psutil.Process) -> bool:
