@@ -11,8 +11,8 @@ from typing import Any
 from ldm_edu.config import Spacing
 from ldm_edu.guidance import cfg
 from ldm_edu.model import LatentDiffusion
-from ldm_edu.samplers import SAMPLERS, Rng, Sampler, Step, initial_noise
-from ldm_edu.schedule import Level, NoiseSchedule, levels, pure_noise
+from ldm_edu.samplers import Rng, Sampler, Step, initial_noise
+from ldm_edu.schedule import Level, NoiseSchedule, pure_noise
 
 SWITCH = 0.8  # as the authors have it
 
@@ -65,13 +65,8 @@ def base_then_refiner(
     ValueError
         at the first step, for a number, a size or a condition that does not fit.
     """
-    usual, seeds = base.preset.defaults, list(range(len(prompts)) if seeds is None else seeds)
-    run = levels(base.schedule, steps or usual.steps, spacing or usual.spacing)
-    sampler, scale, rng = (
-        sampler or SAMPLERS[usual.sampler],
-        usual.guidance if guidance is None else guidance,
-        Rng(seeds),
-    )
+    seeds, run, scale, sampler = base.settings(prompts, seeds, steps, guidance, sampler, spacing)
+    rng = Rng(seeds)
     x, drawn = pure_noise(initial_noise(seeds, base.latent_shape(size)).to(base.device), run[0]), 0
     for model, some in zip((base, refiner), split(run, base.schedule, switch), strict=True):
         cond, blank = (model.condition(each, size, **(about or {})) for each in (prompts, [negative]))

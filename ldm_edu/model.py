@@ -332,20 +332,12 @@ class LatentDiffusion:
         ValueError
             at the call, not at the first step, for a number, a size or a condition that does not fit.
         """
-        refuse_one(prompts)
-        usual = self.preset.defaults
-        steps = usual.steps if steps is None else steps
-        guidance = usual.guidance if guidance is None else guidance
-        sampler = SAMPLERS[usual.sampler] if sampler is None else sampler
-        spacing = usual.spacing if spacing is None else spacing
-        seeds = list(range(len(prompts)) if seeds is None else seeds)
-        if len(prompts) not in (1, len(seeds)):
-            raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed a picture, and one prompt")
+        seeds, run, guidance, sampler = self.settings(prompts, seeds, steps, guidance, sampler, spacing)
         shape = self.latent_shape(edit.size if edit and size is None else size)
         if edit and self.latent_shape(edit.size) != shape:
             raise ValueError(f"a picture of {edit.size} cannot be drawn at size={size}; resize it, or leave size out")
         noise = initial_noise(seeds, shape).to(self.device)
-        start = begin(edit, noise, levels(self.schedule, steps, spacing), self)
+        start = begin(edit, noise, run, self)
         pixels = (shape[1] * self.codec.factor, shape[2] * self.codec.factor)
         cond, blank = (self.condition(each, pixels, **(about or {})) for each in (prompts, [negative]))
         towards, away = (self.denoiser(each.beside(start.concat), start.levels) for each in (cond, blank))
@@ -355,6 +347,36 @@ class LatentDiffusion:
         else:
             guided = cfg(towards, away, guidance) if len(cond) else towards
         return sampler(start.keep(guided), start.x, start.levels, rng=Rng(seeds))
+
+    def settings(
+        self,
+        prompts: Sequence[Any],
+        seeds: Sequence[int] | None,
+        steps: int | None,
+        guidance: float | None,
+        sampler: Sampler | None,
+        spacing: Spacing | None,
+    ) -> tuple[list[int], list[Level], float, Sampler]:
+        """Seeds, levels, guidance and sampler of a drawing: those given, and for None as in `generate`.
+
+        Raises
+        ------
+        ValueError
+            if the seeds are not as many as the prompts, or there is no such number of steps.
+        """
+        refuse_one(prompts)
+        usual = self.preset.defaults
+        seeds = list(range(len(prompts)) if seeds is None else seeds)
+        if len(prompts) not in (1, len(seeds)):
+            raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed a picture, and one prompt")
+        return (
+            seeds,
+            levels(
+                self.schedule, usual.steps if steps is None else steps, usual.spacing if spacing is None else spacing
+            ),
+            usual.guidance if guidance is None else guidance,
+            SAMPLERS[usual.sampler] if sampler is None else sampler,
+        )
 
     @property
     def beside(self) -> Beside:

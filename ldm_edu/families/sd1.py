@@ -20,6 +20,7 @@ from ldm_edu.families.family import Family, Folder
 from ldm_edu.families.unet_parts import (
     autoencoder_part,
     conditioner,
+    has_exact_gelu,
     note_of,
     read_unet_folder,
     text_part,
@@ -85,8 +86,7 @@ def read_folder(folder: Folder) -> UNetPreset | None:
     """The preset of a folder whose text encoder is CLIP's, with quick GELU."""
     if folder.pipeline and folder.pipeline not in PIPELINES:
         return None
-    activation = folder.read("text_encoder/config.json", lambda values, _: values.get("hidden_act", "quick_gelu"))
-    return None if activation == "gelu" else read_unet_folder(folder, "sd1", PIPELINES, PRESETS)
+    return None if has_exact_gelu(folder) else read_unet_folder(folder, "sd1", PIPELINES, PRESETS)
 
 
 FAMILY = Family(

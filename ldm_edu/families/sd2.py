@@ -13,6 +13,7 @@ from ldm_edu.families.sd1 import IGNORED
 from ldm_edu.families.unet_parts import (
     autoencoder_part,
     conditioner,
+    has_exact_gelu,
     note_of,
     read_unet_folder,
     text_part,
@@ -105,8 +106,7 @@ def read_folder(folder: Folder) -> UNetPreset | None:
     """The preset of a folder whose text encoder is OpenCLIP's, with exact GELU."""
     if folder.pipeline and folder.pipeline not in PIPELINES:
         return None
-    activation = folder.read("text_encoder/config.json", lambda values, _: values.get("hidden_act", "quick_gelu"))
-    return read_unet_folder(folder, "sd2", PIPELINES, PRESETS, openclip.TEXT) if activation == "gelu" else None
+    return read_unet_folder(folder, "sd2", PIPELINES, PRESETS, openclip.TEXT) if has_exact_gelu(folder) else None
 
 
 def write_folder(preset: UNetPreset) -> dict[str, Json]:

@@ -98,6 +98,11 @@ def read_unet_folder(
     return UNetPreset(family=family, name=folder.name, unet=unet, autoencoder=autoencoder, text=text, **found)
 
 
+def has_exact_gelu(folder: Folder) -> bool:
+    """Whether a folder's text encoder has the exact GELU of OpenCLIP; CLIP's own has the quick one, as by default."""
+    return bool(folder.read("text_encoder/config.json", lambda values, _: values.get("hidden_act") == "gelu"))
+
+
 @dataclass(frozen=True)
 class UNetShapes:
     """What the shapes of a U-Net's tensors say, in the one file of the original; None: no such tensor is there."""

@@ -214,3 +214,13 @@ def test_the_command_line_draws_with_a_refiner_and_says_the_sizes(folders: Mappi
     }.items():
         done = CliRunner().invoke(app, ["generate", "a", "--model", str(folders["small-sdxl"]), *options])
         assert words in str(done.exception)
+
+
+def test_two_models_in_turn_refuse_what_one_refuses() -> None:
+    base, refiner = random_model(BASE), random_model(REFINER)
+    with pytest.raises(TypeError, match="pass a list of prompts"):
+        next(base_then_refiner(base, refiner, "red apple"))
+    with pytest.raises(ValueError, match="2 prompts and 1 seeds"):
+        next(base_then_refiner(base, refiner, PROMPTS, seeds=[5]))
+    with pytest.raises(ValueError, match="0"):
+        next(base_then_refiner(base, refiner, PROMPTS, steps=0))
